@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who answers which port and which address.
+ *
+ * vCPUs look things up without a lock, while any thread may attach and detach.
+ * What is detached is unlinked at once, but freed only when no vCPU is between
+ * a lookup and the end of what it found: each sets `dispatching` for that time.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* Lookup ------------------------------------------------------------------ */
+
+struct ckvm_range *ckvm__find_mmio(struct ckvm_vm *vm, uint64_t gpa)
+{
+	const struct ckvm__mmio_table *table =
+		atomic_load_explicit(&vm->bus.mmio, memory_order_acquire);
+	size_t low = 0, high;
+
+	if (!table)
+		return NULL;
+	for (high = table->count; low < high;) {
+		size_t middle = (low + high) / 2;
+		struct ckvm_range *range = table->range[middle];
+
+		if (gpa < range->first)
+			high = middle;
+		else if (gpa > range->last)
+			low = middle + 1;
+		else
+			return range;
+	}
+	return NULL;
+}
+
+/* Reclaiming -------------------------------------------------------------- */
+
+static void free_ranges(struct ckvm_range **list)
+{
+	struct ckvm_range *range;
+
+	while ((range = *list)) {
+		*list = range->next;
+		ckvm_range_unref(range);
+	}
+}
+
+static void free_retired(struct ckvm__bus *bus)
+{
+	struct ckvm__mmio_table *table;
+
+	free_ranges(&bus->retired_ranges);
+	while ((table = bus->retired_tables)) {
+		bus->retired_tables = table->retired;
+		free(table);
+	}
+}
+
+/* Has every vCPU come off the straight path once. The caller has the lock. */
+static void attend(struct ckvm_vm *vm, unsigned int bit)
+{
+	for (struct ckvm_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+		atomic_fetch_or(&vcpu->attend, bit);
+}
+
+/* The caller has the lock. */
+static void reclaim(struct ckvm_vm *vm)
+{
+	struct ckvm_vcpu *vcpu;
+
+	if (!vm->bus.retired_ranges && !vm->bus.retired_tables)
+		return;
+	for (vcpu = vm->vcpus; vcpu; vcpu = vcpu->next) {
+		if (!atomic_load(&vcpu->dispatching))
+			continue;
+		/* It will try again when it is done. */
+		atomic_fetch_or(&vcpu->attend, ATTEND_RETIRED);
+		return;
+	}
+	free_retired(&vm->bus);
+}
+
+void ckvm__bus_reclaim(struct ckvm_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	reclaim(vm);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* Ports ------------------------------------------------------------------- */
+
+static int add_leaves(struct ckvm__bus *bus, uint64_t first, uint64_t last)
+{
+	for (uint64_t i = first >> 8; i <= last >> 8; i++) {
+		void *leaf;
+
+		if (bus->port[i])
+			continue;
+		leaf = calloc(PORT_LEAF_SIZE, sizeof(struct ckvm_range *));
+		if (!leaf)
+			return ckvm__fail("malloc", -ENOMEM);
+		atomic_store(&bus->port[i], leaf);
+	}
+	return 0;
+}
+
+static void set_ports(struct ckvm__bus *bus, const struct ckvm_range *at,
+		      struct ckvm_range *range)
+{
+	for (uint64_t port = at->first; port <= at->last; port++)
+		atomic_store_explicit(&bus->port[port >> 8][port & 255], range,
+				      memory_order_release);
+}
+
+/* Addresses --------------------------------------------------------------- */
+
+static struct ckvm__mmio_table *new_table(size_t count)
+{
+	struct ckvm__mmio_table *table;
+
+	table = malloc(sizeof(*table) + count * sizeof(table->range[0]));
+	if (table)
+		table->count = count;
+	return table;
+}
+
+static void publish(struct ckvm__bus *bus, struct ckvm__mmio_table *table)
+{
+	struct ckvm__mmio_table *old = atomic_exchange(&bus->mmio, table);
+
+	if (!old)
+		return;
+	old->retired = bus->retired_tables;
+	bus->retired_tables = old;
+}
+
+static int add_to_table(struct ckvm__bus *bus, struct ckvm_range *range)
+{
+	const struct ckvm__mmio_table *old = bus->mmio;
+	size_t count = old ? old->count : 0, i;
+	struct ckvm__mmio_table *table = new_table(count + 1);
+	size_t to = 0;
+
+	if (!table)
+		return ckvm__fail("malloc", -ENOMEM);
+	for (i = 0; i < count && old->range[i]->first < range->first; i++)
+		if (!old->range[i]->closed)
+			table->range[to++] = old->range[i];
+	table->range[to++] = range;
+	for (; i < count; i++)
+		if (!old->range[i]->closed)
+			table->range[to++] = old->range[i];
+	table->count = to;
+	publish(bus, table);
+	return 0;
+}
+
+/*
+ * Detaching cannot fail. For want of memory the range stays in the table until
+ * that is next made anew, claims nothing, and is freed with the VM: false.
+ */
+static bool remove_from_table(struct ckvm__bus *bus, struct ckvm_range *range)
+{
+	const struct ckvm__mmio_table *old = bus->mmio;
+	struct ckvm__mmio_table *table = new_table(old->count);
+	size_t to = 0;
+
+	if (!table)
+		return false;
+	for (size_t i = 0; i < old->count; i++)
+		if (old->range[i] != range && !old->range[i]->closed)
+			table->range[to++] = old->range[i];
+	table->count = to;
+	publish(bus, table);
+	return true;
+}
+
+/* Out of the lookups' sight, and to be freed when nobody looks at it. */
+static void retire(struct ckvm__bus *bus, struct ckvm_range *range)
+{
+	bool removed = range->space == CKVM_IO ||
+		       remove_from_table(bus, range);
+	struct ckvm_range **list = removed ? &bus->retired_ranges : &bus->stuck;
+
+	range->closed = true;
+	range->answer[0] = range->answer[1] = CKVM_ANSWER_NONE;
+	range->next = *list;
+	*list = range;
+}
+
+/* Batching ---------------------------------------------------------------- */
+
+/* 4.116: the zone's size is 32 bits, so a huge range is several zones. */
+static int set_batch(struct ckvm_range *range, unsigned long request)
+{
+	const uint64_t most = 0x80000000u;
+	uint64_t first = range->first, left = range->last - first, part;
+	int error = 0;
+
+	for (;; first += part, left -= part) {
+		struct kvm_coalesced_mmio_zone zone = {
+			.addr = first,
+			.size = (uint32_t)(left < most ? left + 1 : most),
+			.pio = range->space == CKVM_IO,
+		};
+
+		error = ckvm__ioctl(range->vm->kvm, range->vm->fd, request,
+				    &zone);
+		if (error < 0)
+			return error;
+		if (left < most)
+			return 0;
+		part = most;
+	}
+}
+
+/* Attaching --------------------------------------------------------------- */
+
+static struct ckvm_range *overlapping(struct ckvm_vm *vm, enum ckvm_space space,
+				      uint64_t first, uint64_t last)
+{
+	struct ckvm_range *range;
+
+	for (range = vm->bus.ranges; range; range = range->next)
+		if (range->space == space && range->first <= last &&
+		    range->last >= first)
+			return range;
+	return NULL;
+}
+
+static int check_config(const struct ckvm_vm *vm,
+			const struct ckvm_range_config *config)
+{
+	uint64_t most = config->space == CKVM_IO ? UINT16_MAX : UINT64_MAX;
+
+	if (config->space != CKVM_IO && config->space != CKVM_MMIO)
+		return ckvm__fail("space", -EINVAL);
+	if (!config->count || config->first > most ||
+	    config->count - 1 > most - config->first)
+		return ckvm__fail("range", -EINVAL);
+	if (config->read > CKVM_ANSWER_VALUE ||
+	    config->write > CKVM_ANSWER_LOG)
+		return ckvm__fail("answer", -EINVAL);
+	if ((config->read == CKVM_ANSWER_OPS && !config->ops) ||
+	    (config->write == CKVM_ANSWER_OPS && !config->ops) ||
+	    (config->write == CKVM_ANSWER_LOG && !config->log))
+		return ckvm__fail("answer", -EINVAL);
+	if (config->batch && config->read != CKVM_ANSWER_NONE)
+		return ckvm__fail("batch", -EINVAL);
+	if (config->batch && !(vm->kvm->batching & 1u << config->space))
+		return ckvm__fail("batch", -ENOTSUP);
+	return 0;
+}
+
+static struct ckvm_range *new_range(struct ckvm_vm *vm,
+				    const struct ckvm_range_config *config)
+{
+	struct ckvm_range *range = calloc(1, sizeof(*range));
+
+	if (!range)
+		return NULL;
+	range->refs = 1;
+	range->vm = vm;
+	range->space = (uint8_t)config->space;
+	range->batch = config->batch;
+	range->answer[0] = (uint8_t)config->read;
+	range->answer[1] = (uint8_t)config->write;
+	range->first = config->first;
+	range->last = config->first + (config->count - 1);
+	if (config->ops)
+		memcpy(&range->ops, config->ops,
+		       config->ops->size < sizeof(range->ops)
+			       ? config->ops->size
+			       : sizeof(range->ops));
+	if (config->read != CKVM_ANSWER_OPS)
+		range->ops.read = NULL;
+	else if (!range->ops.read)
+		range->answer[0] = CKVM_ANSWER_NONE;
+	if (config->write != CKVM_ANSWER_OPS)
+		range->ops.write = NULL;
+	else if (!range->ops.write)
+		range->answer[1] = CKVM_ANSWER_NONE;
+	range->opaque = config->opaque;
+	range->value = config->value;
+	if (config->write == CKVM_ANSWER_LOG)
+		range->log = ckvm_buffer_ref(config->log);
+	return range;
+}
+
+/* The caller has the lock. */
+static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
+{
+	int error;
+
+	if (overlapping(vm, range->space, range->first, range->last))
+		return ckvm__fail("range", -EEXIST);
+	error = range->space == CKVM_IO
+			? add_leaves(&vm->bus, range->first, range->last)
+			: add_to_table(&vm->bus, range);
+	if (error)
+		return error;
+	if (range->batch) {
+		vm->bus.batches = true;
+		attend(vm, ATTEND_BATCH);
+		error = set_batch(range, KVM_REGISTER_COALESCED_MMIO);
+	}
+	if (error) {
+		ckvm_range_ref(range);
+		retire(&vm->bus, range);
+		return error;
+	}
+	if (range->space == CKVM_IO)
+		set_ports(&vm->bus, range, range);
+	range->next = vm->bus.ranges;
+	vm->bus.ranges = range;
+	return 0;
+}
+
+int ckvm_vm_attach(struct ckvm_vm *vm, const struct ckvm_range_config *config,
+		   struct ckvm_range **out)
+{
+	struct ckvm_range_config conf = { 0 };
+	struct ckvm_range *range;
+	int error;
+
+	memcpy(&conf, config,
+	       config->size < sizeof(conf) ? config->size : sizeof(conf));
+	error = ckvm__vm_check(vm);
+	if (!error)
+		error = check_config(vm, &conf);
+	if (error)
+		return error;
+	range = new_range(vm, &conf);
+	if (!range)
+		return ckvm__fail("malloc", -ENOMEM);
+
+	pthread_mutex_lock(&vm->lock);
+	error = insert(vm, range);
+	reclaim(vm);
+	pthread_mutex_unlock(&vm->lock);
+	if (error)
+		ckvm_range_unref(range);
+	else if (out)
+		*out = range;
+	return error;
+}
+
+static int attach(struct ckvm_vm *vm, enum ckvm_space space, uint64_t first,
+		  uint64_t count, const struct ckvm_ops *ops, void *opaque,
+		  struct ckvm_range **out)
+{
+	enum ckvm_answer answer = ops ? CKVM_ANSWER_OPS : CKVM_ANSWER_CALLER;
+	struct ckvm_range_config config = {
+		.size = sizeof(config),
+		.space = space,
+		.first = first,
+		.count = count,
+		.read = answer,
+		.write = answer,
+		.ops = ops,
+		.opaque = opaque,
+	};
+
+	return ckvm_vm_attach(vm, &config, out);
+}
+
+int ckvm_vm_attach_io(struct ckvm_vm *vm, uint16_t first, uint32_t count,
+		      const struct ckvm_ops *ops, void *opaque,
+		      struct ckvm_range **out)
+{
+	return attach(vm, CKVM_IO, first, count, ops, opaque, out);
+}
+
+int ckvm_vm_attach_mmio(struct ckvm_vm *vm, uint64_t gpa, uint64_t count,
+			const struct ckvm_ops *ops, void *opaque,
+			struct ckvm_range **out)
+{
+	return attach(vm, CKVM_MMIO, gpa, count, ops, opaque, out);
+}
+
+/* The caller has the lock. */
+static void detach(struct ckvm_vm *vm, struct ckvm_range *range)
+{
+	struct ckvm_range **at = &vm->bus.ranges;
+
+	while (*at != range)
+		at = &(*at)->next;
+	*at = range->next;
+
+	if (range->batch)
+		set_batch(range, KVM_UNREGISTER_COALESCED_MMIO);
+	if (range->space == CKVM_IO)
+		set_ports(&vm->bus, range, NULL);
+	retire(&vm->bus, range);
+}
+
+void ckvm_range_detach(struct ckvm_range *range)
+{
+	struct ckvm_vm *vm;
+
+	if (!range || range->closed)
+		return;
+	vm = range->vm;
+	pthread_mutex_lock(&vm->lock);
+	detach(vm, range);
+	reclaim(vm);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void ckvm__bus_close(struct ckvm_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	while (vm->bus.ranges)
+		detach(vm, vm->bus.ranges);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void ckvm__bus_end(struct ckvm_vm *vm)
+{
+	free_retired(&vm->bus);
+	free_ranges(&vm->bus.stuck);
+	free(vm->bus.mmio);
+	for (size_t i = 0; i < PORT_LEAVES; i++)
+		free(vm->bus.port[i]);
+}
+
+/* Ranges ------------------------------------------------------------------ */
+
+struct ckvm_range *ckvm_range_ref(struct ckvm_range *range)
+{
+	atomic_fetch_add(&range->refs, 1);
+	return range;
+}
+
+void ckvm_range_unref(struct ckvm_range *range)
+{
+	if (!range || atomic_fetch_sub(&range->refs, 1) != 1)
+		return;
+	ckvm_buffer_unref(range->log);
+	free(range);
+}
+
+enum ckvm_space ckvm_range_space(const struct ckvm_range *range)
+{
+	return (enum ckvm_space)range->space;
+}
+
+uint64_t ckvm_range_first(const struct ckvm_range *range)
+{
+	return range->first;
+}
+
+uint64_t ckvm_range_count(const struct ckvm_range *range)
+{
+	return range->last - range->first + 1;
+}
+
+void *ckvm_range_opaque(const struct ckvm_range *range)
+{
+	return range->opaque;
+}
+
+struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm, enum ckvm_space space,
+				      uint64_t first, uint64_t count)
+{
+	struct ckvm_range *range;
+	uint64_t last = count && count - 1 <= UINT64_MAX - first
+				? first + (count - 1)
+				: UINT64_MAX;
+
+	pthread_mutex_lock(&vm->lock);
+	range = overlapping(vm, space, first, last);
+	if (range)
+		ckvm_range_ref(range);
+	pthread_mutex_unlock(&vm->lock);
+	return range;
+}
+
+void ckvm_vm_catch(struct ckvm_vm *vm, enum ckvm_access_exit which, int on)
+{
+	unsigned int bit = 1u << (which - CKVM_EXIT_IO_IN);
+
+	if (on)
+		atomic_fetch_or(&vm->bus.catches, bit);
+	else
+		atomic_fetch_and(&vm->bus.catches, ~bit);
+}

@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libckvm: safe access to Linux KVM for C and C++ programs.
+ *
+ * Conventions, for every function below unless it says otherwise:
+ *
+ *  - An int result is 0 or a count on success and -errno on failure;
+ *    ckvm_errop() then names the step that failed on this thread.
+ *  - Constructors fill *out last, and only on success.
+ *  - A VM owns its vCPUs, memory and ranges. They end when they are closed or
+ *    when the VM is; their pointers are then dead, unless the caller holds a
+ *    reference (_ref, _unref), with which every call fails with -EBADF.
+ *  - _close and _unref take NULL. Objects may be closed in any order.
+ *  - Structs that the caller fills begin with `size`, to be set to their
+ *    sizeof; fields beyond it are taken as zero.
+ *  - Addresses and sizes are in bytes. A gpa is a guest physical address.
+ *  - Any thread may attach, detach, add and remove memory, and kick. Everything
+ *    else on a vCPU belongs to the thread that runs it.
+ *  - In a forked child every call on an inherited object fails with -EIO.
+ *
+ * Section numbers refer to the kernel's Documentation/virt/kvm/api.rst.
+ */
+#ifndef CKVM_H
+#define CKVM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <linux/kvm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CKVM_VERSION_MAJOR 0
+#define CKVM_VERSION_MINOR 1
+#define CKVM_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define CKVM_API __attribute__((visibility("default")))
+#else
+#define CKVM_API
+#endif
+
+struct ckvm;        /* /dev/kvm */
+struct ckvm_vm;     /* one virtual machine */
+struct ckvm_vcpu;   /* one of its processors */
+struct ckvm_memory; /* one slot of its memory */
+struct ckvm_range;  /* ports or addresses that somebody answers */
+struct ckvm_buffer; /* bytes that a range has logged */
+
+/* Errors ------------------------------------------------------------------ */
+
+/*
+ * The step that failed last on this thread: an ioctl's name ("KVM_RUN"), a
+ * system call's ("mmap") or a check of ckvm's own ("memory", "closed").
+ * Static storage; "" before the first failure.
+ */
+CKVM_API const char *ckvm_errop(void);
+
+/* "EINVAL" for EINVAL or -EINVAL; NULL for a number without a name. */
+CKVM_API const char *ckvm_errno_name(int error);
+
+/* The library's version, "MAJOR.MINOR.PATCH". */
+CKVM_API const char *ckvm_version(void);
+
+/* Names ------------------------------------------------------------------- */
+
+/* "KVM_GET_REGS" for its request number; NULL if it has no name here. */
+CKVM_API const char *ckvm_ioctl_name(unsigned long request);
+
+/*
+ * Capabilities by the kernel's name in lower case without KVM_CAP_
+ * ("nr_vcpus"): their number, or -ENOENT. And back: the name, or NULL.
+ */
+CKVM_API int ckvm_cap_number(const char *name);
+CKVM_API const char *ckvm_cap_name(unsigned int number);
+
+/*
+ * Exits likewise ("hlt", "x86_rdmsr"). KVM_EXIT_IO and KVM_EXIT_MMIO have four
+ * names between them: io_in, io_out, mmio_read, mmio_write; ckvm_exit_number
+ * maps these to CKVM_EXIT_* below.
+ */
+CKVM_API int ckvm_exit_number(const char *name);
+CKVM_API const char *ckvm_exit_name(uint32_t number);
+
+enum ckvm_access_exit { /* beyond any number of the kernel's */
+	CKVM_EXIT_IO_IN = 0x10000,
+	CKVM_EXIT_IO_OUT,
+	CKVM_EXIT_MMIO_READ,
+	CKVM_EXIT_MMIO_WRITE,
+};
+
+/* System ------------------------------------------------------------------ */
+
+/*
+ * Sees every ioctl of the objects under one struct ckvm. `before` may answer in
+ * the kernel's place: a result other than CKVM_HOOK_CALL is what the caller
+ * gets, and the call is not made. Either may be NULL. Both run on the thread
+ * that makes the call, and must not call ckvm.
+ */
+#define CKVM_HOOK_CALL INT32_MIN
+struct ckvm_hook {
+	int (*before)(void *opaque, int fd, unsigned long request, void *arg);
+	void (*after)(void *opaque, int fd, unsigned long request, void *arg,
+		      int result);
+	void *opaque;
+};
+
+#define CKVM_NO_SYNC_REGS (1u << 0) /* read and write registers by ioctl */
+
+struct ckvm_options {
+	size_t size;
+	const char *path; /* NULL: "/dev/kvm" */
+	uint32_t flags;
+	const struct ckvm_hook *hook; /* copied; NULL: none */
+};
+
+/*
+ * Opens KVM (options may be NULL). -ENOENT, -EACCES or what else open(2) says;
+ * -ENOTTY if the file is not a KVM; -ENOTSUP if it is of another API version
+ * than 12.
+ */
+CKVM_API int ckvm_open(const struct ckvm_options *options, struct ckvm **out);
+
+/* Gives up the caller's reference; VMs made from it stay whole. */
+CKVM_API void ckvm_close(struct ckvm *kvm);
+CKVM_API struct ckvm *ckvm_ref(struct ckvm *kvm);
+
+/* The file descriptor, borrowed while the object lives. */
+CKVM_API int ckvm_fd(const struct ckvm *kvm);
+
+CKVM_API int ckvm_get_api_version(struct ckvm *kvm);    /* 4.1 */
+CKVM_API int ckvm_get_vcpu_mmap_size(struct ckvm *kvm); /* 4.5, bytes */
+
+/* 4.4: 0 for an unknown capability, else what it says; -errno on failure. */
+CKVM_API int ckvm_check_extension(struct ckvm *kvm, unsigned int cap);
+
+/* Virtual machines -------------------------------------------------------- */
+
+/* 4.2: `type` is 0 on x86 but for protected guests. Retries on EINTR. */
+CKVM_API int ckvm_create_vm(struct ckvm *kvm, unsigned long type,
+			    struct ckvm_vm **out);
+
+/*
+ * Ends the VM, its vCPUs, memory and ranges: a vCPU that runs is kicked, and
+ * its run returns -EBADF. What the kernel may touch is unmapped last.
+ */
+CKVM_API void ckvm_vm_close(struct ckvm_vm *vm);
+CKVM_API struct ckvm_vm *ckvm_vm_ref(struct ckvm_vm *vm);
+CKVM_API void ckvm_vm_unref(struct ckvm_vm *vm);
+CKVM_API int ckvm_vm_fd(const struct ckvm_vm *vm);
+CKVM_API struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm); /* borrowed */
+
+/* 4.4 on the VM's descriptor (KVM_CAP_CHECK_EXTENSION_VM). */
+CKVM_API int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap);
+
+/* Memory ------------------------------------------------------------------ */
+
+#define CKVM_MEMORY_READONLY (1u << 0)  /* guest writes exit as MMIO */
+#define CKVM_MEMORY_LOG_DIRTY (1u << 1) /* log the pages the guest writes */
+#define CKVM_MEMORY_SHARED (1u << 2)    /* file: MAP_SHARED; else a memfd */
+#define CKVM_MEMORY_FILE (1u << 3)      /* map `fd` from `offset` */
+#define CKVM_MEMORY_SLOT (1u << 4)      /* use `slot`, not the first free */
+#define CKVM_MEMORY_HUGEPAGES (1u << 5) /* hugetlb pages of `hugepage_size` */
+
+struct ckvm_memory_config {
+	size_t size;
+	uint64_t gpa;   /* page-aligned */
+	uint64_t bytes; /* page-aligned, not 0 */
+	uint32_t flags; /* CKVM_MEMORY_* */
+	uint32_t slot;
+	int fd; /* borrowed during the call */
+	uint32_t reserved;
+	uint64_t offset;	/* page-aligned */
+	uint64_t hugepage_size; /* 0: the system's default */
+};
+
+/*
+ * 4.35: maps memory and gives it to the guest. -EEXIST if it overlaps a slot,
+ * -EINVAL for sizes and addresses that are not whole pages, -ENOMEM. A file
+ * may shrink later: the host's own accesses then fail with -EFAULT.
+ */
+CKVM_API int ckvm_vm_add_memory(struct ckvm_vm *vm,
+				const struct ckvm_memory_config *config,
+				struct ckvm_memory **out);
+
+/* Takes the memory from the guest and unmaps it. */
+CKVM_API void ckvm_memory_close(struct ckvm_memory *memory);
+CKVM_API struct ckvm_memory *ckvm_memory_ref(struct ckvm_memory *memory);
+CKVM_API void ckvm_memory_unref(struct ckvm_memory *memory);
+
+/* Moves it to another gpa, contents and all. -EEXIST if taken. */
+CKVM_API int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa);
+
+CKVM_API uint64_t ckvm_memory_gpa(const struct ckvm_memory *memory);
+CKVM_API uint64_t ckvm_memory_size(const struct ckvm_memory *memory);
+CKVM_API uint32_t ckvm_memory_slot(const struct ckvm_memory *memory);
+CKVM_API uint32_t ckvm_memory_flags(const struct ckvm_memory *memory);
+
+/*
+ * The mapping itself, borrowed until the memory is closed. The guest writes to
+ * it at the same time, and a file that shrinks under it raises SIGBUS.
+ */
+CKVM_API void *ckvm_memory_data(struct ckvm_memory *memory);
+
+/*
+ * 4.8: one bit for each page that the guest wrote since the last call, bit 0 of
+ * word 0 the first page; `words` must be enough for the slot (-EINVAL). Returns
+ * how many bits are set; -ENOENT if the memory is not logged.
+ */
+CKVM_API int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
+				   size_t words);
+
+/*
+ * Guest memory by physical address, across adjacent slots: all of it or, with
+ * -EFAULT, none of it. Read-only memory is read-only for the guest alone.
+ */
+CKVM_API int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data,
+			  size_t length);
+CKVM_API int ckvm_vm_write(struct ckvm_vm *vm, uint64_t gpa, const void *data,
+			   size_t length);
+CKVM_API int ckvm_vm_fill(struct ckvm_vm *vm, uint64_t gpa, uint8_t byte,
+			  size_t length);
+
+/* How many bytes of memory follow one another from gpa on; 0 for none. */
+CKVM_API uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa);
+
+/*
+ * The first memory that has a byte of [gpa, gpa + length): a new reference, or
+ * NULL.
+ */
+CKVM_API struct ckvm_memory *ckvm_vm_find_memory(struct ckvm_vm *vm,
+						 uint64_t gpa, uint64_t length);
+
+/* The bus ----------------------------------------------------------------- */
+
+/*
+ * Called for an access, from the thread that runs the vCPU, without any lock.
+ * `address` is the port or gpa, `data` holds `length` bytes in guest order
+ * (little endian), of which reads find all ones. vcpu is NULL for a batched
+ * write. 0: answered. 1: answered, and end the run after this exit. -errno: end
+ * the run with that error. A direction whose function is NULL is not claimed.
+ */
+struct ckvm_ops {
+	size_t size;
+	int (*read)(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
+		    void *data, size_t length);
+	int (*write)(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
+		     const void *data, size_t length);
+};
+
+enum ckvm_space { CKVM_IO, CKVM_MMIO };
+
+/* What a range does with an access, for each direction. */
+enum ckvm_answer {
+	CKVM_ANSWER_NONE,   /* not claimed: as if no range were here */
+	CKVM_ANSWER_OPS,    /* calls ops */
+	CKVM_ANSWER_CALLER, /* handed back by ckvm_vcpu_run: CKVM_ACCESS */
+	CKVM_ANSWER_VALUE,  /* reads: the low bytes of value; writes: dropped */
+	CKVM_ANSWER_LOG,    /* writes: into `log`; when full, as NONE */
+};
+
+struct ckvm_range_config {
+	size_t size;
+	enum ckvm_space space;
+	uint32_t batch; /* 1: the kernel queues writes (4.116); no reads */
+	uint64_t first;
+	uint64_t count; /* ports or bytes, not 0 */
+	enum ckvm_answer read, write;
+	const struct ckvm_ops *ops; /* copied */
+	void *opaque;
+	uint64_t value;
+	struct ckvm_buffer *log; /* referenced while attached */
+};
+
+/*
+ * Claims ports or addresses. An access belongs to the range that holds its
+ * first byte. -EEXIST if one of the same space overlaps, -EINVAL past the end
+ * of the space; batch: -ENOTSUP where the KVM cannot.
+ */
+CKVM_API int ckvm_vm_attach(struct ckvm_vm *vm,
+			    const struct ckvm_range_config *config,
+			    struct ckvm_range **out);
+
+/* The same in short; with ops NULL the range belongs to who runs the loop. */
+CKVM_API int ckvm_vm_attach_io(struct ckvm_vm *vm, uint16_t first,
+			       uint32_t count, const struct ckvm_ops *ops,
+			       void *opaque, struct ckvm_range **out);
+CKVM_API int ckvm_vm_attach_mmio(struct ckvm_vm *vm, uint64_t gpa,
+				 uint64_t count, const struct ckvm_ops *ops,
+				 void *opaque, struct ckvm_range **out);
+
+/* Gives the addresses up; a callback that runs meanwhile is let finish. */
+CKVM_API void ckvm_range_detach(struct ckvm_range *range);
+CKVM_API struct ckvm_range *ckvm_range_ref(struct ckvm_range *range);
+CKVM_API void ckvm_range_unref(struct ckvm_range *range);
+CKVM_API enum ckvm_space ckvm_range_space(const struct ckvm_range *range);
+CKVM_API uint64_t ckvm_range_first(const struct ckvm_range *range);
+CKVM_API uint64_t ckvm_range_count(const struct ckvm_range *range);
+CKVM_API void *ckvm_range_opaque(const struct ckvm_range *range);
+
+/* A range of that space within [first, first + count): a new reference. */
+CKVM_API struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm,
+					       enum ckvm_space space,
+					       uint64_t first, uint64_t count);
+
+/*
+ * Has accesses that no range claims handed back too (as CKVM_ACCESS with range
+ * NULL), for the CKVM_EXIT_IO_IN ... MMIO_WRITE given; others end the run.
+ */
+CKVM_API void ckvm_vm_catch(struct ckvm_vm *vm, enum ckvm_access_exit which,
+			    int on);
+
+/* A log of at most `capacity` bytes, for any number of ranges and threads. */
+CKVM_API int ckvm_buffer_create(size_t capacity, struct ckvm_buffer **out);
+CKVM_API struct ckvm_buffer *ckvm_buffer_ref(struct ckvm_buffer *buffer);
+CKVM_API void ckvm_buffer_unref(struct ckvm_buffer *buffer);
+CKVM_API size_t ckvm_buffer_length(struct ckvm_buffer *buffer);
+CKVM_API size_t ckvm_buffer_capacity(const struct ckvm_buffer *buffer);
+
+/* Moves the oldest bytes, at most `length`, to data; returns how many. */
+CKVM_API size_t ckvm_buffer_take(struct ckvm_buffer *buffer, void *data,
+				 size_t length);
+
+/* Virtual processors ------------------------------------------------------ */
+
+/* 4.7: -EEXIST if the VM had a vCPU of this id, also a closed one. */
+CKVM_API int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
+				 struct ckvm_vcpu **out);
+
+/* The open vCPU with the lowest id from `id` on: a new reference, or NULL. */
+CKVM_API struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm,
+					     unsigned long id);
+
+CKVM_API void ckvm_vcpu_close(struct ckvm_vcpu *vcpu);
+CKVM_API struct ckvm_vcpu *ckvm_vcpu_ref(struct ckvm_vcpu *vcpu);
+CKVM_API void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu);
+CKVM_API int ckvm_vcpu_fd(const struct ckvm_vcpu *vcpu);
+CKVM_API unsigned long ckvm_vcpu_id(const struct ckvm_vcpu *vcpu);
+CKVM_API struct ckvm_vm *ckvm_vcpu_vm(struct ckvm_vcpu *vcpu); /* borrowed */
+
+/*
+ * Registers. Three sets of them are cached, in the page shared with the kernel
+ * where KVM_CAP_SYNC_REGS has it, so that reading and writing them between two
+ * exits costs no ioctl. ckvm_vcpu_view lends the cache (until the next call on
+ * the vCPU), ckvm_vcpu_write_view changes a field of it; the kernel gets the
+ * change with the next run, and what it then refuses, that run returns with
+ * ckvm_errop() "KVM_SET_SREGS" or the like.
+ *
+ * While an access is open, changes wait until its instruction is finished, and
+ * then win over what it wrote. ckvm_vcpu_set_* in that state change just the
+ * fields that differ, so that get, modify, set is safe everywhere.
+ */
+enum ckvm_view {
+	CKVM_VIEW_REGS = 1,   /* struct kvm_regs, 4.11 */
+	CKVM_VIEW_SREGS = 2,  /* struct kvm_sregs, 4.13 */
+	CKVM_VIEW_EVENTS = 4, /* struct kvm_vcpu_events, 4.31 */
+};
+CKVM_API int ckvm_vcpu_view(struct ckvm_vcpu *vcpu, enum ckvm_view view,
+			    const void **data);
+CKVM_API int ckvm_vcpu_write_view(struct ckvm_vcpu *vcpu, enum ckvm_view view,
+				  size_t offset, const void *value,
+				  size_t length);
+
+CKVM_API int ckvm_vcpu_get_regs(struct ckvm_vcpu *vcpu, struct kvm_regs *regs);
+CKVM_API int ckvm_vcpu_set_regs(struct ckvm_vcpu *vcpu,
+				const struct kvm_regs *regs);
+CKVM_API int ckvm_vcpu_get_sregs(struct ckvm_vcpu *vcpu,
+				 struct kvm_sregs *sregs);
+CKVM_API int ckvm_vcpu_set_sregs(struct ckvm_vcpu *vcpu,
+				 const struct kvm_sregs *sregs);
+CKVM_API int ckvm_vcpu_get_vcpu_events(struct ckvm_vcpu *vcpu,
+				       struct kvm_vcpu_events *events);
+CKVM_API int ckvm_vcpu_set_vcpu_events(struct ckvm_vcpu *vcpu,
+				       const struct kvm_vcpu_events *events);
+
+/* Running ----------------------------------------------------------------- */
+
+#define CKVM_LIMIT_TIMEOUT (1u << 0)  /* timeout_ns counts */
+#define CKVM_LIMIT_DEADLINE (1u << 1) /* deadline_ns counts */
+#define CKVM_LIMIT_EXITS (1u << 2)    /* exits counts */
+#define CKVM_LIMIT_SIGNALS (1u << 3)  /* other signals end it with -EINTR */
+
+struct ckvm_limits {
+	size_t size;
+	uint32_t flags;
+	uint32_t reserved;
+	uint64_t timeout_ns;  /* from now on; 0 expires at once */
+	uint64_t deadline_ns; /* a time of CLOCK_MONOTONIC */
+	uint64_t exits;	      /* how many exits to handle */
+};
+
+/* Why a run ended. */
+enum ckvm_end {
+	CKVM_EXIT,    /* an exit that nobody handles: ckvm_vcpu_exit() */
+	CKVM_ACCESS,  /* an access for the caller: ckvm_vcpu_access() */
+	CKVM_STOPPED, /* ckvm_vcpu_stop(), or a callback that returned 1 */
+	CKVM_KICKED,  /* ckvm_vcpu_kick() */
+	CKVM_TIMEOUT, /* the timeout or deadline has passed */
+	CKVM_EXITS,   /* that many exits are done */
+};
+
+/*
+ * 4.10: runs the guest until something of enum ckvm_end happens, serving ranges
+ * with callbacks on the way. limits may be NULL; limits and stop take effect
+ * after the whole exit. A run on the vCPU that is still open (handed back, and
+ * not continued) is abandoned: its access is answered with all ones.
+ *
+ * -EBADF if the vCPU is closed meanwhile, -EBUSY if another thread runs it,
+ * -EINTR with CKVM_LIMIT_SIGNALS, or what KVM_RUN says.
+ */
+CKVM_API int ckvm_vcpu_run(struct ckvm_vcpu *vcpu,
+			   const struct ckvm_limits *limits);
+
+/*
+ * Goes on with that run, its limits and clock: after CKVM_ACCESS, once the
+ * access is answered (or not: all ones); after CKVM_EXIT, if the caller has
+ * handled it; after -EINTR. -ESRCH if there is nothing to go on with.
+ */
+CKVM_API int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu);
+
+/*
+ * The time since the last hand-back was not the run's: moves its deadline. To
+ * be called before ckvm_vcpu_continue, when the caller was suspended.
+ */
+CKVM_API void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu);
+
+/* Counts the runs of this vCPU: tells whether a run is still the same one. */
+CKVM_API uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu);
+
+/* The deadline of the run in CLOCK_MONOTONIC ns; 0 for none. */
+CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
+
+/*
+ * Exactly one KVM_RUN, nothing dispatched: 0 with ckvm_vcpu_exit(), or -EINTR
+ * when kicked or interrupted by a signal. If registers were written while an
+ * access was open, that access is finished first, and an exit that this brings
+ * is the one returned.
+ */
+CKVM_API int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu);
+
+/*
+ * Finishes the instruction whose access is open, without running the guest any
+ * further, and serves the accesses this brings; returns as ckvm_vcpu_run does,
+ * CKVM_STOPPED when done. -EBUSY while a read is being answered or elements of
+ * a string access are left.
+ */
+CKVM_API int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu);
+
+/* An access handed back. Borrowed until the run goes on. */
+struct ckvm_access {
+	struct ckvm_range *range; /* NULL: none claims it; dead once detached */
+	void *opaque;		  /* the range's */
+	uint64_t address;	  /* port or gpa */
+	uint64_t offset;	  /* from the range's first */
+	uint64_t value;		  /* writes: what was written */
+	uint32_t length;	  /* bytes: 1, 2, 4 or 8 */
+	uint8_t is_write;
+	uint8_t space;	 /* enum ckvm_space */
+	uint8_t batched; /* no vCPU is behind it */
+	uint8_t reserved;
+};
+
+/* The access to answer; NULL if there is none. */
+CKVM_API const struct ckvm_access *ckvm_vcpu_access(struct ckvm_vcpu *vcpu);
+
+/* Answers a read with the low bytes of value. Ignored for a write. */
+CKVM_API void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value);
+
+/*
+ * The page shared with the kernel, borrowed while the vCPU lives: the current
+ * exit and its payload (section 5), writable where the kernel reads it back.
+ * The serial changes with each KVM_RUN.
+ */
+CKVM_API struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu);
+CKVM_API uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu);
+
+/* The exit's number, CKVM_EXIT_IO_IN and so on for the four accesses. */
+CKVM_API uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu);
+
+/* Ends the run after the exit that is being handled. -ESRCH: no run is open. */
+CKVM_API int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu);
+
+/*
+ * Ends the run with CKVM_KICKED; async-signal-safe, from any thread. One sticky
+ * bit: a run that starts with it returns at once, and the run it ends clears
+ * it.
+ */
+CKVM_API void ckvm_vcpu_kick(struct ckvm_vcpu *vcpu);
+
+/*
+ * Makes a KVM_RUN in progress, or about to be, return, as any signal would: the
+ * run goes on, or ends with -EINTR if it has CKVM_LIMIT_SIGNALS. Also
+ * async-signal-safe.
+ */
+CKVM_API void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu);
+
+/*
+ * The signal for kicks and timeouts, for the whole process: by default the
+ * first real-time signal with the default action, from SIGRTMAX down. To be set
+ * before the first VM is created (-EBUSY after). 0 from ckvm_kick_signal():
+ * none yet.
+ */
+CKVM_API int ckvm_set_kick_signal(int signal);
+CKVM_API int ckvm_kick_signal(void);
+
+/*
+ * Has `late` called, inside the signal handler, when the deadline of a run
+ * passes on this thread while the run is handed back, and every `period_ns`
+ * from then on until it goes on or ends. NULL: no more.
+ */
+CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
+			       uint64_t period_ns);
+
+/* Counted since the vCPU was created. */
+#define CKVM_STATS_EXITS 64
+struct ckvm_stats {
+	size_t size;
+	uint64_t total;			  /* exits */
+	uint64_t exits[CKVM_STATS_EXITS]; /* by the kernel's number */
+	uint64_t io_out, mmio_write;	  /* of these, how many were writes */
+	uint64_t batched;		  /* writes that came without an exit */
+	uint64_t guest_ns;   /* in the loop: KVM_RUN, and the callbacks */
+	uint64_t handler_ns; /* with the caller, between two hand-backs */
+};
+CKVM_API void ckvm_vcpu_stats(const struct ckvm_vcpu *vcpu,
+			      struct ckvm_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/* From an exit to whoever answers it: the range's answer, or a hand-back. */
+#include "hot.h"
+
+int ckvm__called(struct ckvm_vcpu *vcpu, int result)
+{
+	if (result < 0)
+		return ckvm__fail("range", result);
+	if (result > 0)
+		ckvm_vcpu_stop(vcpu);
+	return GO_ON;
+}
+
+static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		const struct ckvm_access *access, void *data)
+{
+	struct ckvm_vcpu *behind = access->batched ? NULL : vcpu;
+	int result;
+
+	if (access->is_write)
+		result = range->ops.write(range->opaque, behind,
+					  access->address, data,
+					  access->length);
+	else
+		result = range->ops.read(range->opaque, behind,
+					 access->address, data, access->length);
+	return ckvm__called(vcpu, result);
+}
+
+static int hand_back(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		     const struct ckvm_access *access, void *data)
+{
+	vcpu->access = *access;
+	vcpu->access.range = range;
+	vcpu->access.opaque = range ? range->opaque : NULL;
+	vcpu->access.offset = range ? access->address - range->first : 0;
+	if (access->is_write)
+		vcpu->access.value = ckvm__load(data, access->length);
+	vcpu->access_data = access->is_write ? NULL : data;
+	vcpu->phase = PHASE_ACCESS;
+	return CKVM_ACCESS;
+}
+
+/* No range claims it: for the caller, or the end of the run. */
+static int unclaimed(struct ckvm_vcpu *vcpu, const struct ckvm_access *access,
+		     void *data)
+{
+	unsigned int kind = access->space * 2u + access->is_write;
+
+	hand_back(vcpu, NULL, access, data);
+	return vcpu->vm->bus.catches & 1u << kind ? CKVM_ACCESS : CKVM_EXIT;
+}
+
+int ckvm__access(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		 const struct ckvm_access *access, void *data)
+{
+	if (unlikely(!range))
+		return unclaimed(vcpu, access, data);
+	switch ((enum ckvm_answer)range->answer[access->is_write]) {
+	case CKVM_ANSWER_OPS:
+		return call(vcpu, range, access, data);
+	case CKVM_ANSWER_CALLER:
+		return hand_back(vcpu, range, access, data);
+	case CKVM_ANSWER_VALUE:
+		if (!access->is_write)
+			memcpy(data, &range->value, access->length);
+		return GO_ON;
+	case CKVM_ANSWER_LOG:
+		if (ckvm__buffer_append(range->log, data, access->length))
+			return GO_ON;
+		break;
+	case CKVM_ANSWER_NONE:
+		break;
+	}
+	return unclaimed(vcpu, access, data);
+}
+
+/* A string instruction has several elements, all at the same port. */
+static int dispatch_io(struct ckvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	struct ckvm_access access = {
+		.address = run->io.port,
+		.length = run->io.size,
+		.is_write = run->io.direction == KVM_EXIT_IO_OUT,
+		.space = CKVM_IO,
+	};
+	int end;
+
+	for (; vcpu->element < run->io.count; vcpu->element++) {
+		end = ckvm__access(vcpu,
+				   ckvm__find_port(vcpu->vm, run->io.port),
+				   &access, data + vcpu->element * run->io.size);
+		if (end != GO_ON)
+			return end;
+	}
+	return GO_ON;
+}
+
+static int dispatch_mmio(struct ckvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	struct ckvm_access access = {
+		.address = run->mmio.phys_addr,
+		.length = run->mmio.len,
+		.is_write = run->mmio.is_write,
+		.space = CKVM_MMIO,
+	};
+
+	if (vcpu->element)
+		return GO_ON;
+	return ckvm__access(vcpu,
+			    ckvm__find_mmio(vcpu->vm, run->mmio.phys_addr),
+			    &access, run->mmio.data);
+}
+
+int ckvm__dispatch_rest(struct ckvm_vcpu *vcpu)
+{
+	switch (vcpu->run->exit_reason) {
+	case KVM_EXIT_IO:
+		return dispatch_io(vcpu);
+	case KVM_EXIT_MMIO:
+		return dispatch_mmio(vcpu);
+	default:
+		return CKVM_EXIT;
+	}
+}
+
+int ckvm__dispatch(struct ckvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint32_t reason = run->exit_reason;
+
+	ckvm__begin_exit(vcpu);
+	if (reason == KVM_EXIT_IO)
+		vcpu->accesses[run->io.direction == KVM_EXIT_IO_OUT]++;
+	else if (reason == KVM_EXIT_MMIO)
+		vcpu->accesses[2 + run->mmio.is_write]++;
+	else if (reason < CKVM_STATS_EXITS)
+		vcpu->stats.exits[reason]++;
+	return ckvm__dispatch_rest(vcpu);
+}
+
+/* What the kernel will do with the exit when KVM_RUN is called again. */
+static enum ckvm__open opens(const struct kvm_run *run)
+{
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		return run->io.direction == KVM_EXIT_IO_IN ? OPEN_READ
+							   : OPEN_WRITE;
+	case KVM_EXIT_MMIO:
+		return run->mmio.is_write ? OPEN_WRITE : OPEN_READ;
+	case KVM_EXIT_X86_WRMSR:
+		return OPEN_WRITE;
+	case KVM_EXIT_X86_RDMSR:
+	case KVM_EXIT_HYPERCALL:
+	case KVM_EXIT_XEN:
+	case KVM_EXIT_HYPERV:
+	case KVM_EXIT_TDX:
+		return OPEN_READ; /* they return a value in a register */
+	default:
+		return OPEN_NONE;
+	}
+}
+
+/* Reads start as all ones, the answer of a bus with nobody on it. */
+void ckvm__begin_exit(struct ckvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	vcpu->element = 0;
+	vcpu->open = (uint8_t)opens(run);
+	/* A KVM_RUN that fails leaves the reason of the one before. */
+	if (run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+		atomic_fetch_or(&vcpu->attend, ATTEND_FAULT);
+	if (vcpu->open != OPEN_READ)
+		return;
+	if (run->exit_reason == KVM_EXIT_IO)
+		memset((uint8_t *)run + run->io.data_offset, 0xff,
+		       (size_t)run->io.size * run->io.count);
+	else if (run->exit_reason == KVM_EXIT_MMIO)
+		memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The loop's straight path, inline: one element of port I/O or one MMIO access,
+ * for a range with a callback or for the caller. dispatch.c does the rest.
+ */
+#ifndef CKVM_HOT_H
+#define CKVM_HOT_H
+
+#include "internal.h"
+
+/*
+ * Little-endian, as every guest that KVM has on this architecture. Eight bytes
+ * can be read at either kind of data, wherever it is in the page.
+ */
+static inline uint64_t ckvm__load(const void *data, uint32_t length)
+{
+	uint64_t value;
+
+	memcpy(&value, data, 8);
+	return value & UINT64_MAX >> (64 - 8 * length);
+}
+
+static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
+				  struct ckvm_range *range, uint64_t address,
+				  void *data, uint32_t length, bool is_write,
+				  enum ckvm_space space)
+{
+	struct ckvm_access *access = &vcpu->access;
+
+	access->range = range;
+	access->opaque = range->opaque;
+	access->address = address;
+	access->offset = address - range->first;
+	access->length = length;
+	access->is_write = is_write;
+	access->space = (uint8_t)space;
+	access->batched = 0;
+	if (is_write) {
+		access->value = ckvm__load(data, length);
+	} else {
+		access->value = 0;
+		vcpu->access_data = data;
+	}
+	return CKVM_ACCESS;
+}
+
+/* Beside what ckvm__dispatch returns: ask that. */
+#define NOT_STRAIGHT (-INT32_MAX)
+
+static inline int ckvm__serve(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+			      uint64_t address, void *data, uint32_t length,
+			      bool is_write, enum ckvm_space space)
+{
+	int result;
+
+	if (unlikely(!range))
+		return NOT_STRAIGHT;
+	if (is_write) {
+		vcpu->open = OPEN_WRITE;
+		if (range->ops.write) {
+			vcpu->accesses[space * 2 + 1]++;
+			result = range->ops.write(range->opaque, vcpu, address,
+						  data, length);
+			return likely(!result) ? GO_ON
+					       : ckvm__called(vcpu, result);
+		}
+	} else {
+		vcpu->open = OPEN_READ;
+		memset(data, 0xff, 8);
+		if (range->ops.read) {
+			vcpu->accesses[space * 2]++;
+			result = range->ops.read(range->opaque, vcpu, address,
+						 data, length);
+			return likely(!result) ? GO_ON
+					       : ckvm__called(vcpu, result);
+		}
+	}
+	if (range->answer[is_write] != CKVM_ANSWER_CALLER)
+		return NOT_STRAIGHT;
+	vcpu->accesses[space * 2 + is_write]++;
+	vcpu->phase = PHASE_LAST;
+	return ckvm__hand_back(vcpu, range, address, data, length, is_write,
+			       space);
+}
+
+static inline int ckvm__straight(struct ckvm_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint32_t reason = run->exit_reason;
+	int end = NOT_STRAIGHT;
+
+	if (likely(reason == KVM_EXIT_IO)) {
+		uint16_t port = run->io.port;
+
+		if (likely(run->io.count == 1))
+			end = ckvm__serve(vcpu, ckvm__find_port(vcpu->vm, port),
+					  port,
+					  (uint8_t *)run + run->io.data_offset,
+					  run->io.size,
+					  run->io.direction == KVM_EXIT_IO_OUT,
+					  CKVM_IO);
+	} else if (likely(reason == KVM_EXIT_MMIO)) {
+		uint64_t gpa = run->mmio.phys_addr;
+
+		end = ckvm__serve(vcpu, ckvm__find_mmio(vcpu->vm, gpa), gpa,
+				  run->mmio.data, run->mmio.len,
+				  run->mmio.is_write, CKVM_MMIO);
+	}
+	return likely(end != NOT_STRAIGHT) ? end : ckvm__dispatch(vcpu);
+}
+
+#endif

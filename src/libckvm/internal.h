@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of libckvm share with one another, and with nobody else. */
+#ifndef CKVM_INTERNAL_H
+#define CKVM_INTERNAL_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+
+#include "ckvm.h"
+#include "compat.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+#define PAGE_SIZE 4096u
+
+/* Objects ----------------------------------------------------------------- */
+
+struct ckvm {
+	atomic_uint refs;
+	int fd;
+	uint32_t fork_generation;
+	uint32_t flags; /* CKVM_NO_SYNC_REGS */
+	bool hooked;
+	struct ckvm_hook hook;
+	int run_size;	   /* KVM_GET_VCPU_MMAP_SIZE */
+	uint32_t sync;	   /* the enum ckvm_view that the run page carries */
+	uint32_t batching; /* bit CKVM_IO, bit CKVM_MMIO: the KVM can queue */
+	uint32_t ring_page; /* where in the vCPU's mapping the queue is */
+	uint64_t opened_ns, opened_ticks; /* for the length of a tick */
+};
+
+struct ckvm_memory {
+	atomic_uint refs;
+	bool closed;
+	struct ckvm_vm *vm; /* until closed */
+	struct ckvm_memory *next;
+	uint64_t gpa, bytes;
+	uint32_t slot, flags;
+	uint8_t *data;
+	bool may_shrink; /* a file that somebody else may truncate */
+	uint64_t *dirty; /* harvested, and not yet reported; NULL: no log */
+};
+
+struct ckvm_range {
+	atomic_uint refs;
+	bool closed;
+	bool batch;
+	uint8_t space;
+	atomic_uchar answer[2]; /* enum ckvm_answer of reads, of writes */
+	struct ckvm_vm *vm; /* until detached */
+	struct ckvm_range *next;
+	uint64_t first, last;
+	/* Either may be NULL: what is not a plain callback goes by `answer`. */
+	struct ckvm_ops ops;
+	void *opaque;
+	uint64_t value;
+	struct ckvm_buffer *log;
+};
+
+/* MMIO ranges by address. Never changed once published. */
+struct ckvm__mmio_table {
+	size_t count;
+	struct ckvm__mmio_table *retired; /* the next one to free */
+	struct ckvm_range *range[];
+};
+
+#define PORT_LEAVES 256
+#define PORT_LEAF_SIZE 256
+
+struct ckvm__bus {
+	/* Port >> 8, then port & 255. Leaves stay until the VM ends. */
+	_Atomic(struct ckvm_range *) *_Atomic port[PORT_LEAVES];
+	_Atomic(struct ckvm__mmio_table *) mmio;
+	atomic_uint catches; /* bit CKVM_EXIT_x - CKVM_EXIT_IO_IN */
+	struct ckvm_range *ranges;
+	/* Unlinked, but a vCPU may still be looking at them. */
+	struct ckvm_range *retired_ranges;
+	struct ckvm_range *stuck; /* to be freed with the VM */
+	struct ckvm__mmio_table *retired_tables;
+	bool batches; /* some range is, or was, batched */
+};
+
+struct ckvm_vm {
+	atomic_uint refs; /* the creator's, and one for each vCPU */
+	atomic_bool closed;
+	int fd;
+	struct ckvm *kvm;
+	pthread_mutex_t lock; /* lists, slots and the bus's writers */
+	struct ckvm_memory *memory; /* by gpa */
+	struct ckvm_vcpu *vcpus;
+	struct ckvm__bus bus;
+	pthread_mutex_t ring_lock; /* one vCPU drains the queue at a time */
+};
+
+/* Where a run stands, between two calls of the loop. */
+enum ckvm__phase {
+	PHASE_IDLE,   /* no run */
+	PHASE_ENTER,  /* KVM_RUN is next */
+	PHASE_ACCESS, /* an access of the exit is handed back */
+	PHASE_LAST,   /* the same, and the exit has no other */
+	PHASE_BATCH,  /* a queued write is handed back */
+	PHASE_EXIT,   /* the exit was given to the caller, who may handle it */
+};
+
+/* What KVM_RUN has yet to do for the last exit. */
+enum ckvm__open { OPEN_NONE, OPEN_WRITE, OPEN_READ };
+
+#define SYNC_SIZE sizeof(struct kvm_sync_regs)
+
+/* What keeps a vCPU off the loop's straight path. Bits for any thread to set. */
+#define ATTEND_WRITES (1u << 0)	 /* registers were written */
+#define ATTEND_VIEWS (1u << 1)	 /* some view is not what KVM_RUN keeps it */
+#define ATTEND_FINISH (1u << 2)	 /* ckvm_vcpu_finish */
+#define ATTEND_RETIRED (1u << 3) /* the bus has something to free */
+#define ATTEND_BATCH (1u << 4)	 /* for good: there is, or was, a queue */
+#define ATTEND_FAULT (1u << 5)	 /* the last exit was a memory fault */
+
+struct ckvm_vcpu {
+	/* The hot loop's. */
+	struct kvm_run *run;
+	struct ckvm *kvm;
+	struct ckvm_vm *vm;
+	int fd;
+	atomic_uint attend;	 /* ATTEND_* */
+	atomic_bool dispatching; /* may be looking at the bus */
+	uint8_t open;		 /* enum ckvm__open */
+	uint8_t phase;		 /* enum ckvm__phase */
+	bool has_exit;		 /* the last KVM_RUN brought one */
+	uint32_t serial;	 /* KVM_RUNs made */
+	uint64_t left;		 /* exits to go; UINT64_MAX: no limit */
+	uint64_t accesses[4]; /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
+
+	bool stop;
+	bool finishing;	    /* registers wait for the instruction's end */
+	bool finish_within; /* ckvm_vcpu_finish, with a run open around it */
+	uint8_t stale;	    /* enum ckvm_view to be loaded before use */
+	uint64_t element;   /* of a string access */
+	struct kvm_coalesced_mmio_ring *ring;
+	struct ckvm_access access;
+	void *access_data; /* where a read's answer goes; NULL: nowhere */
+
+	atomic_uint refs;
+	atomic_bool closed;
+	atomic_bool kicked;
+	_Atomic pid_t runner; /* thread inside the loop; 0: none */
+	unsigned long id;
+	struct ckvm_vcpu *next;
+	uint32_t run_serial;
+	uint32_t limit_flags;
+	uint64_t deadline; /* CLOCK_MONOTONIC ns; 0: none */
+	uint64_t rest_ns;  /* what was left of it at the hand-back */
+
+	/*
+	 * The views live in the run page (run->s.regs), also where the kernel
+	 * does not share it. `written` has a bit for each byte of them that
+	 * somebody set since the last KVM_RUN; `held` keeps those bytes while
+	 * an instruction is finished.
+	 */
+	uint64_t written[(SYNC_SIZE + 63) / 64];
+	struct kvm_sync_regs held;
+
+	struct ckvm_stats stats;
+	uint64_t entered, left_at; /* ticks: when the loop was, last */
+	uint64_t loop_ticks;	   /* inside the loop */
+	uint64_t caller_ticks;	   /* while a run was handed back */
+};
+
+struct ckvm_buffer {
+	atomic_uint refs;
+	pthread_mutex_t lock;
+	size_t capacity, first, length;
+	uint8_t data[];
+};
+
+/* error.c ----------------------------------------------------------------- */
+
+extern _Thread_local const char *ckvm__errop;
+
+/* Remembers the step; returns the error as it is. */
+static inline int ckvm__fail(const char *step, int error)
+{
+	ckvm__errop = step;
+	return error;
+}
+
+/* ioctl.c ----------------------------------------------------------------- */
+
+int ckvm__ioctl_slow(struct ckvm *kvm, int fd, unsigned long request,
+		     void *arg);
+int ckvm__ioctl_failed(unsigned long request, int error);
+
+/*
+ * The system call alone: a result or -errno. glibc's ioctl() is variadic and
+ * sets errno, which is a fifth of the instructions that an exit may take here.
+ */
+static inline int ckvm__kernel(int fd, unsigned long request, void *arg)
+{
+#if defined(__x86_64__)
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"(16L /* ioctl */), "D"((long)fd), "S"(request),
+			   "d"(arg)
+			 : "rcx", "r11", "memory");
+	return (int)result;
+#else
+	int result = ioctl(fd, request, arg);
+
+	return result < 0 ? -errno : result;
+#endif
+}
+
+/* The one way into the kernel: a result, or -errno with the request noted. */
+static inline int ckvm__ioctl(struct ckvm *kvm, int fd, unsigned long request,
+			      void *arg)
+{
+	int result;
+
+	if (unlikely(kvm->hooked))
+		return ckvm__ioctl_slow(kvm, fd, request, arg);
+	result = ckvm__kernel(fd, request, arg);
+	if (unlikely(result < 0))
+		return ckvm__ioctl_failed(request, result);
+	return result;
+}
+
+/* system.c ---------------------------------------------------------------- */
+
+extern uint32_t ckvm__fork_generation;
+
+/* -EIO in a process that is not the one which opened KVM. */
+static inline int ckvm__check_process(const struct ckvm *kvm)
+{
+	if (unlikely(kvm->fork_generation != ckvm__fork_generation))
+		return ckvm__fail("fork", -EIO);
+	return 0;
+}
+
+uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
+
+/* vm.c -------------------------------------------------------------------- */
+
+int ckvm__vm_check(struct ckvm_vm *vm); /* open, and in this process? */
+
+/* memory.c ---------------------------------------------------------------- */
+
+void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
+
+/* bus.c ------------------------------------------------------------------- */
+
+void ckvm__bus_close(struct ckvm_vm *vm);   /* detaches all */
+void ckvm__bus_end(struct ckvm_vm *vm);	    /* frees what is left */
+void ckvm__bus_reclaim(struct ckvm_vm *vm); /* frees what nobody can see */
+
+static inline struct ckvm_range *ckvm__find_port(struct ckvm_vm *vm,
+						 uint16_t port)
+{
+	_Atomic(struct ckvm_range *) *leaf = atomic_load_explicit(
+		&vm->bus.port[port >> 8], memory_order_acquire);
+
+	if (!leaf)
+		return NULL;
+	return atomic_load_explicit(&leaf[port & 255], memory_order_acquire);
+}
+
+struct ckvm_range *ckvm__find_mmio(struct ckvm_vm *vm, uint64_t gpa);
+
+/* buffer.c ---------------------------------------------------------------- */
+
+/* All of it, or false and nothing. */
+bool ckvm__buffer_append(struct ckvm_buffer *buffer, const void *data,
+			 size_t length);
+
+/* dispatch.c -------------------------------------------------------------- */
+
+/* Results of the loop's steps beside enum ckvm_end and -errno. */
+#define GO_ON INT32_MAX
+
+/* A new exit: GO_ON when all of it is handled. */
+int ckvm__dispatch(struct ckvm_vcpu *vcpu);
+
+/* The rest of it, from vcpu->element on. */
+int ckvm__dispatch_rest(struct ckvm_vcpu *vcpu);
+
+/* Notes what an exit leaves open, and answers its reads with all ones. */
+void ckvm__begin_exit(struct ckvm_vcpu *vcpu);
+
+/*
+ * One access: GO_ON if it is answered, CKVM_ACCESS if the caller must,
+ * CKVM_EXIT if nobody does, or -errno. Reads find `data` all ones.
+ */
+int ckvm__access(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		 const struct ckvm_access *access, void *data);
+
+/* A callback's result: 0, 1 or -errno. */
+int ckvm__called(struct ckvm_vcpu *vcpu, int result);
+
+/* batch.c ----------------------------------------------------------------- */
+
+int ckvm__drain(struct ckvm_vcpu *vcpu);
+
+static inline bool ckvm__has_batch(const struct ckvm_vcpu *vcpu)
+{
+	struct kvm_coalesced_mmio_ring *ring = vcpu->ring;
+
+	return ring && __atomic_load_n(&ring->first, __ATOMIC_RELAXED) !=
+			       __atomic_load_n(&ring->last, __ATOMIC_RELAXED);
+}
+
+/* vcpu.c ------------------------------------------------------------------ */
+
+/* Open, in this process, and not in another thread's run? */
+int ckvm__vcpu_check(struct ckvm_vcpu *vcpu);
+void ckvm__vcpu_free(struct ckvm_vcpu *vcpu);
+
+static inline void ckvm__vcpu_get(struct ckvm_vcpu *vcpu)
+{
+	atomic_fetch_add_explicit(&vcpu->refs, 1, memory_order_relaxed);
+}
+
+static inline void ckvm__vcpu_put(struct ckvm_vcpu *vcpu)
+{
+	if (unlikely(atomic_fetch_sub(&vcpu->refs, 1) == 1))
+		ckvm__vcpu_free(vcpu);
+}
+
+/* kick.c ------------------------------------------------------------------ */
+
+struct ckvm__thread {
+	struct ckvm_vcpu *_Atomic current; /* whose loop runs on this thread */
+	atomic_bool missed; /* a signal came while there was none */
+	pid_t tid;
+	bool has_timer;
+	uint64_t armed; /* when the timer goes off; 0: never */
+	void *timer;
+	void (*late)(void *opaque);
+	void *late_opaque;
+	uint64_t late_period;
+};
+extern _Thread_local struct ckvm__thread ckvm__thread;
+
+int ckvm__install_kick_signal(void);
+pid_t ckvm__find_tid(void);
+int ckvm__arm(uint64_t deadline); /* 0 disarms */
+
+static inline pid_t ckvm__tid(void)
+{
+	return likely(ckvm__thread.tid) ? ckvm__thread.tid : ckvm__find_tid();
+}
+
+/* state_x86.c ------------------------------------------------------------- */
+
+/*
+ * Before a KVM_RUN, with ATTEND_WRITES or ATTEND_VIEWS: hands the writes over,
+ * or sets `finishing` if they must wait until that KVM_RUN has finished an
+ * instruction.
+ */
+int ckvm__send_registers(struct ckvm_vcpu *vcpu);
+
+/* After a KVM_RUN with `finishing`: lays the writes over the new state. */
+int ckvm__merge_registers(struct ckvm_vcpu *vcpu);
+
+/* After a KVM_RUN that failed: was it the registers? Then says which. */
+int ckvm__refused(struct ckvm_vcpu *vcpu, int error);
+
+/* stats.c ----------------------------------------------------------------- */
+
+static inline uint64_t ckvm__ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#else
+	return ckvm__now();
+#endif
+}
+
+#endif

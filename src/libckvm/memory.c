@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest memory: slots, the host's access to them, and the dirty log.
+ *
+ * The list and the mappings in it are guarded by the VM's lock, so that memory
+ * can be removed by one thread while another copies from it.
+ */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <fcntl.h>
+
+#include "internal.h"
+
+#define PAGE_MASK (PAGE_SIZE - 1)
+
+/* Mapping ----------------------------------------------------------------- */
+
+/* A memfd that cannot shrink, so that no access to it can fault. */
+static int sealed_memfd(const struct ckvm_memory_config *config)
+{
+	unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	int fd;
+
+	if (config->flags & CKVM_MEMORY_HUGEPAGES) {
+		flags |= MFD_HUGETLB;
+		if (config->hugepage_size)
+			flags |= (unsigned)__builtin_ctzll(config->hugepage_size)
+				 << MAP_HUGE_SHIFT;
+	}
+	fd = memfd_create("ckvm", flags);
+	if (fd < 0)
+		return ckvm__fail("memfd_create", -errno);
+	if (ftruncate(fd, (off_t)config->bytes) < 0) {
+		int error = ckvm__fail("ftruncate", -errno);
+
+		close(fd);
+		return error;
+	}
+	fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL);
+	return fd;
+}
+
+static int check_file(const struct ckvm_memory_config *config)
+{
+	struct stat st;
+
+	if (config->offset & PAGE_MASK)
+		return ckvm__fail("offset", -EINVAL);
+	if (fstat(config->fd, &st) < 0)
+		return ckvm__fail("fstat", -errno);
+	if (S_ISREG(st.st_mode) &&
+	    ((uint64_t)st.st_size < config->offset ||
+	     (uint64_t)st.st_size - config->offset <= config->bytes - PAGE_SIZE))
+		return ckvm__fail("file", -ERANGE);
+	return 0;
+}
+
+static int map(const struct ckvm_memory_config *config, uint8_t **out)
+{
+	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE, fd = -1, error;
+	bool own = false;
+	uint8_t *data;
+
+	if (config->flags & CKVM_MEMORY_FILE) {
+		error = check_file(config);
+		if (error)
+			return error;
+		fd = config->fd;
+		if (config->flags & CKVM_MEMORY_SHARED)
+			flags = MAP_SHARED;
+		if (flags == MAP_SHARED && config->flags & CKVM_MEMORY_READONLY)
+			prot = PROT_READ;
+	} else if (config->flags & CKVM_MEMORY_SHARED) {
+		fd = sealed_memfd(config);
+		if (fd < 0)
+			return fd;
+		own = true;
+		flags = MAP_SHARED;
+	} else {
+		flags |= MAP_ANONYMOUS;
+		if (config->flags & CKVM_MEMORY_HUGEPAGES) {
+			flags |= MAP_HUGETLB;
+			if (config->hugepage_size)
+				flags |= __builtin_ctzll(config->hugepage_size)
+					 << MAP_HUGE_SHIFT;
+		}
+	}
+
+	data = mmap(NULL, config->bytes, prot, flags, fd,
+		    (off_t)(own ? 0 : config->offset));
+	error = data == MAP_FAILED ? ckvm__fail("mmap", -errno) : 0;
+	if (own)
+		close(fd);
+	if (error)
+		return error;
+	/* A child that copied this would keep pages that the VM has freed. */
+	madvise(data, config->bytes, MADV_DONTFORK);
+	*out = data;
+	return 0;
+}
+
+/* Slots ------------------------------------------------------------------- */
+
+static uint64_t last_byte(const struct ckvm_memory *memory)
+{
+	return memory->gpa + (memory->bytes - 1);
+}
+
+/* The first one with a byte of [first, last]. The caller has the lock. */
+static struct ckvm_memory *find(struct ckvm_vm *vm, uint64_t first,
+				uint64_t last)
+{
+	struct ckvm_memory *memory;
+
+	for (memory = vm->memory; memory; memory = memory->next)
+		if (memory->gpa <= last && last_byte(memory) >= first)
+			return memory;
+	return NULL;
+}
+
+static bool slot_taken(const struct ckvm_vm *vm, uint32_t slot)
+{
+	const struct ckvm_memory *memory;
+
+	for (memory = vm->memory; memory; memory = memory->next)
+		if (memory->slot == slot)
+			return true;
+	return false;
+}
+
+static void link_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+{
+	struct ckvm_memory **at = &vm->memory;
+
+	while (*at && (*at)->gpa < memory->gpa)
+		at = &(*at)->next;
+	memory->next = *at;
+	*at = memory;
+}
+
+static void unlink_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+{
+	struct ckvm_memory **at = &vm->memory;
+
+	while (*at != memory)
+		at = &(*at)->next;
+	*at = memory->next;
+}
+
+static int set_region(struct ckvm_memory *memory, uint64_t gpa, uint64_t bytes)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = memory->slot,
+		.guest_phys_addr = gpa,
+		.memory_size = bytes,
+		.userspace_addr = (uintptr_t)memory->data,
+	};
+
+	if (memory->flags & CKVM_MEMORY_READONLY)
+		region.flags |= KVM_MEM_READONLY;
+	if (memory->flags & CKVM_MEMORY_LOG_DIRTY)
+		region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
+	return ckvm__ioctl(memory->vm->kvm, memory->vm->fd,
+			   KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+/* Whole pages, not none, and not past 2^64. */
+static int check_place(uint64_t gpa, uint64_t bytes)
+{
+	if (!bytes || (gpa | bytes) & PAGE_MASK || bytes - 1 > UINT64_MAX - gpa)
+		return ckvm__fail("memory", -EINVAL);
+	return 0;
+}
+
+static int insert(struct ckvm_vm *vm, struct ckvm_memory *memory,
+		  const struct ckvm_memory_config *config)
+{
+	uint32_t slot = config->slot;
+	int error;
+
+	if (find(vm, config->gpa, config->gpa + (config->bytes - 1)))
+		return ckvm__fail("memory", -EEXIST);
+	if (!(config->flags & CKVM_MEMORY_SLOT))
+		for (slot = 0; slot_taken(vm, slot);)
+			slot++;
+	else if (slot_taken(vm, slot))
+		return ckvm__fail("slot", -EEXIST);
+	memory->slot = slot;
+	error = set_region(memory, config->gpa, config->bytes);
+	if (error)
+		return error;
+	link_memory(vm, memory);
+	return 0;
+}
+
+static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
+		  struct ckvm_memory **out)
+{
+	struct ckvm_memory *memory;
+	int error;
+
+	memory = calloc(1, sizeof(*memory));
+	if (!memory)
+		return ckvm__fail("malloc", -ENOMEM);
+	memory->refs = 1;
+	memory->vm = vm;
+	memory->gpa = config->gpa;
+	memory->bytes = config->bytes;
+	memory->flags = config->flags;
+	memory->may_shrink = config->flags & CKVM_MEMORY_FILE;
+	error = map(config, &memory->data);
+	if (error)
+		goto err_free;
+	if (config->flags & CKVM_MEMORY_LOG_DIRTY) {
+		/* As the kernel has it: whole words of 64 pages. */
+		memory->dirty = calloc((config->bytes / PAGE_SIZE + 63) / 64, 8);
+		error = memory->dirty ? 0 : ckvm__fail("malloc", -ENOMEM);
+		if (error)
+			goto err_unmap;
+	}
+	*out = memory;
+	return 0;
+
+err_unmap:
+	munmap(memory->data, memory->bytes);
+err_free:
+	free(memory);
+	return error;
+}
+
+/* Not in a child, where something else may have the address by now. */
+static void unmap(struct ckvm_vm *vm, struct ckvm_memory *memory)
+{
+	if (!ckvm__check_process(vm->kvm))
+		munmap(memory->data, memory->bytes);
+	memory->data = NULL;
+	free(memory->dirty);
+	memory->dirty = NULL;
+}
+
+int ckvm_vm_add_memory(struct ckvm_vm *vm,
+		       const struct ckvm_memory_config *config,
+		       struct ckvm_memory **out)
+{
+	struct ckvm_memory_config conf = { 0 };
+	struct ckvm_memory *memory;
+	int error;
+
+	memcpy(&conf, config,
+	       config->size < sizeof(conf) ? config->size : sizeof(conf));
+	error = ckvm__vm_check(vm);
+	if (!error)
+		error = check_place(conf.gpa, conf.bytes);
+	if (!error && conf.hugepage_size & (conf.hugepage_size - 1))
+		error = ckvm__fail("hugepage_size", -EINVAL);
+	if (!error)
+		error = create(vm, &conf, &memory);
+	if (error)
+		return error;
+
+	pthread_mutex_lock(&vm->lock);
+	error = insert(vm, memory, &conf);
+	pthread_mutex_unlock(&vm->lock);
+	if (error) {
+		unmap(vm, memory);
+		free(memory);
+		return error;
+	}
+	*out = memory;
+	return 0;
+}
+
+struct ckvm_memory *ckvm_memory_ref(struct ckvm_memory *memory)
+{
+	atomic_fetch_add(&memory->refs, 1);
+	return memory;
+}
+
+void ckvm_memory_unref(struct ckvm_memory *memory)
+{
+	if (memory && atomic_fetch_sub(&memory->refs, 1) == 1)
+		free(memory);
+}
+
+void ckvm_memory_close(struct ckvm_memory *memory)
+{
+	struct ckvm_vm *vm;
+
+	if (!memory || memory->closed)
+		return;
+	vm = memory->vm;
+	pthread_mutex_lock(&vm->lock);
+	memory->closed = true;
+	/* In a child it fails, and need not be done: the slot is the parent's. */
+	set_region(memory, memory->gpa, 0);
+	unlink_memory(vm, memory);
+	unmap(vm, memory);
+	pthread_mutex_unlock(&vm->lock);
+	ckvm_memory_unref(memory);
+}
+
+void ckvm__memory_end(struct ckvm_vm *vm)
+{
+	struct ckvm_memory *memory;
+
+	while ((memory = vm->memory)) {
+		vm->memory = memory->next;
+		memory->closed = true;
+		unmap(vm, memory);
+		ckvm_memory_unref(memory);
+	}
+}
+
+int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
+{
+	struct ckvm_vm *vm = memory->vm;
+	struct ckvm_memory *other;
+	int error = 0;
+
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
+	error = ckvm__vm_check(vm);
+	if (!error)
+		error = check_place(gpa, memory->bytes);
+	if (error)
+		return error;
+
+	pthread_mutex_lock(&vm->lock);
+	unlink_memory(vm, memory);
+	other = find(vm, gpa, gpa + (memory->bytes - 1));
+	if (other)
+		error = ckvm__fail("memory", -EEXIST);
+	else if (gpa != memory->gpa)
+		error = set_region(memory, gpa, memory->bytes);
+	if (!error)
+		memory->gpa = gpa;
+	link_memory(vm, memory);
+	pthread_mutex_unlock(&vm->lock);
+	return error;
+}
+
+uint64_t ckvm_memory_gpa(const struct ckvm_memory *memory)
+{
+	return memory->gpa;
+}
+
+uint64_t ckvm_memory_size(const struct ckvm_memory *memory)
+{
+	return memory->bytes;
+}
+
+uint32_t ckvm_memory_slot(const struct ckvm_memory *memory)
+{
+	return memory->slot;
+}
+
+uint32_t ckvm_memory_flags(const struct ckvm_memory *memory)
+{
+	return memory->flags;
+}
+
+void *ckvm_memory_data(struct ckvm_memory *memory)
+{
+	return memory->data;
+}
+
+struct ckvm_memory *ckvm_vm_find_memory(struct ckvm_vm *vm, uint64_t gpa,
+					uint64_t length)
+{
+	struct ckvm_memory *memory;
+
+	if (!length)
+		return NULL;
+	if (length - 1 > UINT64_MAX - gpa)
+		length = UINT64_MAX - gpa + 1;
+	pthread_mutex_lock(&vm->lock);
+	memory = find(vm, gpa, gpa + (length - 1));
+	if (memory)
+		ckvm_memory_ref(memory);
+	pthread_mutex_unlock(&vm->lock);
+	return memory;
+}
+
+/* Access ------------------------------------------------------------------ */
+
+/* One stretch of guest memory, copied or filled. */
+struct copy {
+	enum { READ, WRITE, FILL } what;
+	uint8_t *data; /* the caller's */
+	uint8_t byte;
+};
+
+/*
+ * A file that has shrunk raises SIGBUS on access, but gives EFAULT to a system
+ * call; so the kernel copies for files.
+ */
+static int copy_by_kernel(const struct copy *copy, uint8_t *guest, size_t length)
+{
+	uint8_t block[PAGE_SIZE];
+	struct iovec local = { .iov_base = copy->data, .iov_len = length };
+	struct iovec remote = { .iov_base = guest, .iov_len = length };
+	ssize_t done;
+
+	if (copy->what == READ) {
+		done = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+		return done == (ssize_t)length ? 0 : -EFAULT;
+	}
+	if (copy->what == WRITE) {
+		done = process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+		return done == (ssize_t)length ? 0 : -EFAULT;
+	}
+	memset(block, copy->byte, sizeof(block));
+	for (size_t part; length; length -= part, guest += part) {
+		part = length < sizeof(block) ? length : sizeof(block);
+		local = (struct iovec){ .iov_base = block, .iov_len = part };
+		remote = (struct iovec){ .iov_base = guest, .iov_len = part };
+		if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) !=
+		    (ssize_t)part)
+			return -EFAULT;
+	}
+	return 0;
+}
+
+static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
+		     uint8_t *guest, size_t length)
+{
+	if (memory->may_shrink)
+		return copy_by_kernel(copy, guest, length);
+	switch (copy->what) {
+	case READ:
+		memcpy(copy->data, guest, length);
+		break;
+	case WRITE:
+		memcpy(guest, copy->data, length);
+		break;
+	case FILL:
+		memset(guest, copy->byte, length);
+		break;
+	}
+	return 0;
+}
+
+/* Bytes of memory from gpa on, at most `wanted`. The caller has the lock. */
+static uint64_t extent(struct ckvm_vm *vm, uint64_t gpa, uint64_t wanted)
+{
+	const struct ckvm_memory *memory = find(vm, gpa, gpa);
+	uint64_t found = 0;
+
+	while (memory && found < wanted && memory->gpa <= gpa + found) {
+		found = last_byte(memory) - gpa;
+		if (found == UINT64_MAX) /* all of 2^64 */
+			return found;
+		found++;
+		if (gpa + found == 0) /* up to the last address there is */
+			break;
+		memory = memory->next;
+	}
+	return found < wanted ? found : wanted;
+}
+
+static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
+			 size_t length)
+{
+	struct ckvm_memory *memory;
+	int error = ckvm__vm_check(vm);
+
+	if (error || !length)
+		return error;
+	pthread_mutex_lock(&vm->lock);
+	if (extent(vm, gpa, length) < length)
+		error = -EFAULT;
+	for (memory = find(vm, gpa, gpa); !error && length;
+	     memory = memory->next) {
+		uint64_t offset = gpa - memory->gpa;
+		uint64_t rest = memory->bytes - offset;
+		size_t part = length < rest ? length : rest;
+
+		error = copy_part(&copy, memory, memory->data + offset, part);
+		gpa += part;
+		length -= part;
+		if (copy.what != FILL)
+			copy.data += part;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return error ? ckvm__fail("memory", error) : 0;
+}
+
+int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data, size_t length)
+{
+	return access_memory(vm, gpa, (struct copy){ READ, data, 0 }, length);
+}
+
+int ckvm_vm_write(struct ckvm_vm *vm, uint64_t gpa, const void *data,
+		  size_t length)
+{
+	struct copy copy = { WRITE, (uint8_t *)(uintptr_t)data, 0 };
+
+	return access_memory(vm, gpa, copy, length);
+}
+
+int ckvm_vm_fill(struct ckvm_vm *vm, uint64_t gpa, uint8_t byte, size_t length)
+{
+	return access_memory(vm, gpa, (struct copy){ FILL, NULL, byte }, length);
+}
+
+uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa)
+{
+	uint64_t found;
+
+	pthread_mutex_lock(&vm->lock);
+	found = extent(vm, gpa, UINT64_MAX);
+	pthread_mutex_unlock(&vm->lock);
+	return found;
+}
+
+/* The dirty log ----------------------------------------------------------- */
+
+/*
+ * KVM_GET_DIRTY_LOG forgets what it reports, so this is the only caller, and
+ * what it brings is added to what the reader has not been told yet.
+ */
+static int harvest(struct ckvm_memory *memory, uint64_t *bitmap, size_t words)
+{
+	struct kvm_dirty_log log = {
+		.slot = memory->slot,
+		.dirty_bitmap = bitmap,
+	};
+	int error;
+
+	/* valgrind and MemorySanitizer do not know that the ioctl fills it. */
+	memset(bitmap, 0, words * 8);
+	error = ckvm__ioctl(memory->vm->kvm, memory->vm->fd, KVM_GET_DIRTY_LOG,
+			    &log);
+	if (error)
+		return error;
+	for (size_t i = 0; i < words; i++)
+		memory->dirty[i] |= bitmap[i];
+	return 0;
+}
+
+int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
+			  size_t words)
+{
+	size_t needed = (memory->bytes / PAGE_SIZE + 63) / 64;
+	int64_t count = 0;
+	int error;
+
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
+	error = ckvm__vm_check(memory->vm);
+	if (error)
+		return error;
+	if (!(memory->flags & CKVM_MEMORY_LOG_DIRTY))
+		return ckvm__fail("log_dirty", -ENOENT);
+	if (words < needed)
+		return ckvm__fail("bitmap", -EINVAL);
+
+	pthread_mutex_lock(&memory->vm->lock);
+	error = harvest(memory, bitmap, needed);
+	for (size_t i = 0; !error && i < needed; i++) {
+		bitmap[i] = memory->dirty[i];
+		memory->dirty[i] = 0;
+		count += __builtin_popcountll(bitmap[i]);
+	}
+	pthread_mutex_unlock(&memory->vm->lock);
+	return error ? error : count;
+}

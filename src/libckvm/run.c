@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The run loop: KVM_RUN, queued writes, the exit, limits, and again. All of its
+ * state is in struct ckvm_vcpu, so that it can be left for an answer and gone
+ * on with from anywhere.
+ */
+#include "hot.h"
+
+/* KVM_RUN ----------------------------------------------------------------- */
+
+/* KVM_RUN's result, where that is not simply an exit. */
+static int not_an_exit(struct ckvm_vcpu *vcpu, int result)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if ((result == -EFAULT || result == -EHWPOISON) &&
+	    run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+		return 0;
+	vcpu->has_exit = false;
+	if (result == -EINTR || result == -EAGAIN) {
+		vcpu->open = OPEN_NONE;
+		return -EINTR;
+	}
+	if (run->kvm_dirty_regs)
+		return ckvm__refused(vcpu, result);
+	return result;
+}
+
+/* One KVM_RUN: 0 for an exit, -EINTR, or what it failed with. */
+static inline int enter(struct ckvm_vcpu *vcpu)
+{
+	int result;
+
+	atomic_store_explicit(&vcpu->dispatching, false, memory_order_release);
+	result = ckvm__ioctl(vcpu->kvm, vcpu->fd, KVM_RUN, NULL);
+	/* A full barrier: what is detached from here on is not yet freed. */
+	atomic_exchange(&vcpu->dispatching, true);
+	vcpu->serial++;
+	vcpu->has_exit = true;
+	return likely(!result) ? 0 : not_an_exit(vcpu, result);
+}
+
+/* The same with something to do before. */
+static int enter_attended(struct ckvm_vcpu *vcpu)
+{
+	unsigned int attend = vcpu->attend;
+	int result = 0;
+
+	if (attend & ATTEND_RETIRED) {
+		atomic_fetch_and(&vcpu->attend, ~ATTEND_RETIRED);
+		atomic_store(&vcpu->dispatching, false);
+		ckvm__bus_reclaim(vcpu->vm);
+	}
+	if (attend & ATTEND_FAULT) {
+		atomic_fetch_and(&vcpu->attend, ~ATTEND_FAULT);
+		vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
+	}
+	if (attend & (ATTEND_WRITES | ATTEND_VIEWS))
+		result = ckvm__send_registers(vcpu);
+	if (result)
+		return result;
+	if (vcpu->finishing || attend & ATTEND_FINISH)
+		vcpu->run->immediate_exit = 1;
+	result = enter(vcpu);
+	if (!result && vcpu->finishing)
+		result = ckvm__merge_registers(vcpu);
+	return result;
+}
+
+/* The loop ---------------------------------------------------------------- */
+
+/* KVM_RUN came back without an exit: why? GO_ON if for nothing. */
+static int woken(struct ckvm_vcpu *vcpu)
+{
+	bool finished = vcpu->finishing;
+	int error = 0;
+
+	vcpu->run->immediate_exit = 0;
+	/* Whoever sets it from here on has set its reason before. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (finished) {
+		error = ckvm__merge_registers(vcpu);
+		vcpu->finishing = false;
+	}
+	if (error)
+		return error;
+	if (atomic_load(&vcpu->closed))
+		return ckvm__fail("closed", -EBADF);
+	if (vcpu->attend & ATTEND_FINISH)
+		return CKVM_STOPPED;
+	if (atomic_exchange(&vcpu->kicked, false))
+		return CKVM_KICKED;
+	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
+		return CKVM_TIMEOUT;
+	if (vcpu->limit_flags & CKVM_LIMIT_SIGNALS && !finished)
+		return ckvm__fail("signal", -EINTR);
+	return GO_ON;
+}
+
+/* Queued writes come before whatever KVM_RUN returned. */
+static int drain(struct ckvm_vcpu *vcpu)
+{
+	int end = ckvm__has_batch(vcpu) ? ckvm__drain(vcpu) : GO_ON;
+
+	if (end != GO_ON || vcpu->has_exit)
+		return end;
+	vcpu->phase = PHASE_ENTER;
+	return woken(vcpu);
+}
+
+/* The exit is handled: is that enough? */
+static int limited(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu->attend & ATTEND_FINISH)
+		return GO_ON;
+	return vcpu->stop ? CKVM_STOPPED : CKVM_EXITS;
+}
+
+/* Until something of enum ckvm_end, or an error. vcpu->phase says where from. */
+static int loop(struct ckvm_vcpu *vcpu)
+{
+	int end;
+
+	if (likely(vcpu->phase == PHASE_LAST))
+		goto handled;
+	switch (vcpu->phase) {
+	case PHASE_ACCESS:
+		atomic_exchange(&vcpu->dispatching, true);
+		end = ckvm__dispatch_rest(vcpu);
+		goto dispatched;
+	case PHASE_EXIT:
+		goto handled;
+	case PHASE_BATCH:
+		atomic_exchange(&vcpu->dispatching, true);
+		goto batch;
+	}
+	for (;;) {
+		end = likely(!vcpu->attend) ? enter(vcpu)
+					    : enter_attended(vcpu);
+		if (unlikely(end) && end != -EINTR)
+			return end;
+		if (unlikely(end) || unlikely(vcpu->attend & ATTEND_BATCH)) {
+batch:
+			end = drain(vcpu);
+			if (end != GO_ON)
+				return end;
+			if (!vcpu->has_exit)
+				continue;
+		}
+		end = ckvm__straight(vcpu);
+dispatched:
+		if (unlikely(end != GO_ON)) {
+			if (end == CKVM_EXIT)
+				vcpu->phase = PHASE_EXIT;
+			return end;
+		}
+handled:
+		if (unlikely(!--vcpu->left)) {
+			end = limited(vcpu);
+			if (end != GO_ON)
+				return end;
+		}
+	}
+}
+
+/* Runs -------------------------------------------------------------------- */
+
+static bool is_open(int end)
+{
+	return end == CKVM_ACCESS || end == CKVM_EXIT || end == -EINTR;
+}
+
+/* Nobody will go on with the run that is open. */
+static void abandon(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu->phase == PHASE_IDLE)
+		return;
+	vcpu->phase = PHASE_IDLE;
+	atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return !a || (b && b < a) ? b : a;
+}
+
+static void hold(struct ckvm_vcpu *vcpu)
+{
+	uint64_t now;
+
+	if (!vcpu->deadline)
+		return;
+	now = ckvm__now();
+	vcpu->rest_ns = now < vcpu->deadline ? vcpu->deadline - now : 0;
+}
+
+static void leave(struct ckvm_vcpu *vcpu, int end)
+{
+	if (likely(is_open(end))) {
+		hold(vcpu);
+	} else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED) {
+		atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
+		vcpu->phase = vcpu->finish_within ? PHASE_EXIT : PHASE_IDLE;
+	} else {
+		abandon(vcpu);
+	}
+}
+
+/* A run from within a callback ends with the one around it. */
+static inline int begin_on_thread(struct ckvm__thread *thread,
+				  struct ckvm_vcpu *vcpu,
+				  struct ckvm_vcpu *outer)
+{
+	if (unlikely(outer))
+		vcpu->deadline = earlier(vcpu->deadline, outer->deadline);
+	/* In this order: a signal is either seen here or finds the vCPU. */
+	atomic_store_explicit(&thread->current, vcpu, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	if (unlikely(atomic_load_explicit(&thread->missed,
+					  memory_order_relaxed))) {
+		atomic_store_explicit(&thread->missed, false,
+				      memory_order_relaxed);
+		vcpu->run->immediate_exit = 1;
+	}
+	return likely(vcpu->deadline == thread->armed)
+		       ? 0
+		       : ckvm__arm(vcpu->deadline);
+}
+
+static inline void end_on_thread(struct ckvm__thread *thread,
+				 struct ckvm_vcpu *outer, int end)
+{
+	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
+	/* With somebody to tell about lateness, the timer stays for that. */
+	if (unlikely(thread->armed) && !(is_open(end) && thread->late))
+		ckvm__arm(outer ? outer->deadline : 0);
+}
+
+/* The vCPU's loop, by one thread at a time, with the vCPU kept alive. */
+static inline int run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *),
+		      uint64_t now)
+{
+	struct ckvm__thread *thread = &ckvm__thread;
+	struct ckvm_vcpu *outer = thread->current;
+	pid_t none = 0;
+	int end;
+
+	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, ckvm__tid()))
+		return ckvm__fail("running", -EBUSY);
+	ckvm__vcpu_get(vcpu);
+	vcpu->entered = now;
+	end = begin_on_thread(thread, vcpu, outer);
+	if (likely(!end))
+		end = body(vcpu);
+	atomic_store_explicit(&vcpu->dispatching, false, memory_order_release);
+	vcpu->left_at = ckvm__ticks();
+	vcpu->loop_ticks += vcpu->left_at - vcpu->entered;
+	leave(vcpu, end);
+	end_on_thread(thread, outer, end);
+	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
+	ckvm__vcpu_put(vcpu);
+	return end;
+}
+
+static uint64_t find_deadline(const struct ckvm_limits *limits)
+{
+	uint64_t deadline = 0, now;
+
+	if (limits->flags & CKVM_LIMIT_TIMEOUT) {
+		now = ckvm__now();
+		deadline = limits->timeout_ns < INT64_MAX - now
+				   ? now + limits->timeout_ns
+				   : INT64_MAX; /* 292 years */
+	}
+	if (limits->flags & CKVM_LIMIT_DEADLINE)
+		deadline = earlier(deadline, limits->deadline_ns | 1);
+	return deadline;
+}
+
+int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
+{
+	struct ckvm_limits lim = { 0 };
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (error)
+		return error;
+	if (atomic_load(&vcpu->runner))
+		return ckvm__fail("running", -EBUSY);
+	if (limits)
+		memcpy(&lim, limits,
+		       limits->size < sizeof(lim) ? limits->size : sizeof(lim));
+	abandon(vcpu);
+	vcpu->run_serial++;
+	vcpu->stop = false;
+	vcpu->limit_flags = lim.flags;
+	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
+	vcpu->deadline = find_deadline(&lim);
+
+	if (atomic_exchange(&vcpu->kicked, false))
+		return CKVM_KICKED;
+	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
+		return CKVM_TIMEOUT;
+	if (!vcpu->left)
+		return CKVM_EXITS;
+	vcpu->phase = PHASE_ENTER;
+	return run(vcpu, loop, ckvm__ticks());
+}
+
+int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu)
+{
+	int error = ckvm__check_process(vcpu->kvm);
+	uint64_t now = ckvm__ticks();
+
+	/* If it is closed, or another thread's, the loop will find out. */
+	if (unlikely(error))
+		return error;
+	if (unlikely(vcpu->phase == PHASE_IDLE))
+		return ckvm__fail("run", -ESRCH);
+	if (unlikely(vcpu->phase == PHASE_ACCESS))
+		vcpu->element++;
+	vcpu->caller_ticks += now - vcpu->left_at;
+	return run(vcpu, loop, now);
+}
+
+/* Handed back, and more to it than a last write? */
+static bool being_answered(const struct ckvm_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	if (vcpu->phase == PHASE_BATCH)
+		return true;
+	if (vcpu->phase != PHASE_ACCESS && vcpu->phase != PHASE_LAST)
+		return false;
+	return vcpu->open == OPEN_READ ||
+	       (vcpu->phase == PHASE_ACCESS && run->exit_reason == KVM_EXIT_IO &&
+		vcpu->element + 1 < run->io.count);
+}
+
+int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
+{
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (error)
+		return error;
+	if (atomic_load(&vcpu->runner) || being_answered(vcpu))
+		return ckvm__fail("access", -EBUSY);
+	if (vcpu->open == OPEN_NONE && !vcpu->finishing)
+		return CKVM_STOPPED;
+	if (!(vcpu->attend & ATTEND_FINISH))
+		vcpu->finish_within = vcpu->phase != PHASE_IDLE;
+	if (!vcpu->finish_within)
+		vcpu->deadline = 0;
+	atomic_fetch_or(&vcpu->attend, ATTEND_FINISH);
+	vcpu->phase = PHASE_ENTER;
+	return run(vcpu, loop, ckvm__ticks());
+}
+
+static int once(struct ckvm_vcpu *vcpu)
+{
+	int end;
+
+	do {
+		end = enter_attended(vcpu);
+		if (end == -EINTR)
+			end = woken(vcpu);
+	} while (end == GO_ON);
+	if (!end)
+		ckvm__begin_exit(vcpu);
+	return end == CKVM_KICKED ? ckvm__fail("kick", -EINTR) : end;
+}
+
+int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
+{
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (error)
+		return error;
+	if (atomic_load(&vcpu->runner))
+		return ckvm__fail("running", -EBUSY);
+	abandon(vcpu);
+	vcpu->run_serial++;
+	vcpu->deadline = 0;
+	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;
+	vcpu->phase = PHASE_ENTER;
+	error = run(vcpu, once, ckvm__ticks());
+	abandon(vcpu);
+	return error;
+}
+
+/* For the caller ---------------------------------------------------------- */
+
+void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu)
+{
+	vcpu->left_at = ckvm__ticks();
+	if (vcpu->deadline)
+		vcpu->deadline = ckvm__now() + vcpu->rest_ns;
+}
+
+uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->run_serial;
+}
+
+uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->deadline;
+}
+
+const struct ckvm_access *ckvm_vcpu_access(struct ckvm_vcpu *vcpu)
+{
+	switch (vcpu->phase) {
+	case PHASE_ACCESS:
+	case PHASE_LAST:
+	case PHASE_BATCH:
+		return &vcpu->access;
+	default:
+		return NULL;
+	}
+}
+
+void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
+{
+	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
+
+	if (access && !access->is_write)
+		memcpy(vcpu->access_data, &value, access->length);
+}
+
+struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu)
+{
+	return vcpu->has_exit ? vcpu->run : NULL;
+}
+
+uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->serial;
+}
+
+uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	if (run->exit_reason == KVM_EXIT_IO)
+		return run->io.direction == KVM_EXIT_IO_IN ? CKVM_EXIT_IO_IN
+							   : CKVM_EXIT_IO_OUT;
+	if (run->exit_reason == KVM_EXIT_MMIO)
+		return run->mmio.is_write ? CKVM_EXIT_MMIO_WRITE
+					  : CKVM_EXIT_MMIO_READ;
+	return run->exit_reason;
+}
+
+/* The loop looks at `left` alone. */
+int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu->phase == PHASE_IDLE)
+		return ckvm__fail("run", -ESRCH);
+	vcpu->stop = true;
+	vcpu->left = 1;
+	return 0;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/* /dev/kvm itself: opening it, and what it says about the kernel's KVM. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define API_VERSION 12 /* since Linux 2.6.22, and for good (4.1) */
+
+/*
+ * A child of fork() has copies of the descriptors, but KVM answers to the
+ * process that created the VM alone, and guest memory is not copied. Counting
+ * forks costs nothing between them, getpid() would cost a system call each.
+ */
+uint32_t ckvm__fork_generation;
+
+static void count_fork(void)
+{
+	ckvm__fork_generation++;
+	/* Another thread id, and timers are not inherited. */
+	memset(&ckvm__thread, 0, sizeof(ckvm__thread));
+}
+
+static void watch_forks(void)
+{
+	pthread_atfork(NULL, NULL, count_fork);
+}
+
+uint64_t ckvm__now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int ckvm_check_extension(struct ckvm *kvm, unsigned int cap)
+{
+	int error = ckvm__check_process(kvm);
+
+	if (error)
+		return error;
+	return ckvm__ioctl(kvm, kvm->fd, KVM_CHECK_EXTENSION,
+			   (void *)(uintptr_t)cap);
+}
+
+int ckvm_get_api_version(struct ckvm *kvm)
+{
+	int error = ckvm__check_process(kvm);
+
+	return error ? error
+		     : ckvm__ioctl(kvm, kvm->fd, KVM_GET_API_VERSION, NULL);
+}
+
+int ckvm_get_vcpu_mmap_size(struct ckvm *kvm)
+{
+	int error = ckvm__check_process(kvm);
+
+	return error ? error
+		     : ckvm__ioctl(kvm, kvm->fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+}
+
+/* What every VM will need to know, asked once. */
+static int ask(struct ckvm *kvm)
+{
+	int cap;
+
+	cap = ckvm_get_api_version(kvm);
+	if (cap < 0)
+		return cap;
+	if (cap != API_VERSION)
+		return ckvm__fail("KVM_GET_API_VERSION", -ENOTSUP);
+
+	kvm->run_size = ckvm_get_vcpu_mmap_size(kvm);
+	if (kvm->run_size < 0)
+		return kvm->run_size;
+	if ((size_t)kvm->run_size < sizeof(struct kvm_run))
+		return ckvm__fail("KVM_GET_VCPU_MMAP_SIZE", -ENOTSUP);
+
+	cap = ckvm_check_extension(kvm, KVM_CAP_SYNC_REGS);
+	if (cap > 0 && !(kvm->flags & CKVM_NO_SYNC_REGS))
+		kvm->sync = (uint32_t)cap & KVM_SYNC_X86_VALID_FIELDS;
+
+	/* The value is the queue's page; batched ports use the same one. */
+	cap = ckvm_check_extension(kvm, KVM_CAP_COALESCED_MMIO);
+	if (cap <= 0 || (cap + 1) * (int)PAGE_SIZE > kvm->run_size)
+		return 0;
+	kvm->ring_page = (uint32_t)cap;
+	kvm->batching = 1u << CKVM_MMIO;
+	if (ckvm_check_extension(kvm, KVM_CAP_COALESCED_PIO) > 0)
+		kvm->batching |= 1u << CKVM_IO;
+	return 0;
+}
+
+int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct ckvm_options opt = { 0 };
+	struct ckvm *kvm;
+	int error;
+
+	if (options)
+		memcpy(&opt, options,
+		       options->size < sizeof(opt) ? options->size : sizeof(opt));
+	pthread_once(&once, watch_forks);
+
+	kvm = calloc(1, sizeof(*kvm));
+	if (!kvm)
+		return ckvm__fail("malloc", -ENOMEM);
+	kvm->refs = 1;
+	kvm->flags = opt.flags;
+	kvm->fork_generation = ckvm__fork_generation;
+	kvm->opened_ns = ckvm__now();
+	kvm->opened_ticks = ckvm__ticks();
+	if (opt.hook) {
+		kvm->hook = *opt.hook;
+		kvm->hooked = true;
+	}
+
+	kvm->fd = open(opt.path ? opt.path : "/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm->fd < 0) {
+		error = ckvm__fail("open", -errno);
+		goto err_free;
+	}
+	error = ask(kvm);
+	if (error)
+		goto err_close;
+	*out = kvm;
+	return 0;
+
+err_close:
+	close(kvm->fd);
+err_free:
+	free(kvm);
+	return error;
+}
+
+struct ckvm *ckvm_ref(struct ckvm *kvm)
+{
+	atomic_fetch_add(&kvm->refs, 1);
+	return kvm;
+}
+
+void ckvm_close(struct ckvm *kvm)
+{
+	if (!kvm || atomic_fetch_sub(&kvm->refs, 1) != 1)
+		return;
+	close(kvm->fd);
+	free(kvm);
+}
+
+int ckvm_fd(const struct ckvm *kvm)
+{
+	return kvm->fd;
+}

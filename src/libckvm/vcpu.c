@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/* One virtual processor: its descriptor, its shared page and its life. */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+int ckvm__vcpu_check(struct ckvm_vcpu *vcpu)
+{
+	pid_t runner;
+
+	if (unlikely(atomic_load_explicit(&vcpu->closed, memory_order_acquire)))
+		return ckvm__fail("closed", -EBADF);
+	runner = atomic_load_explicit(&vcpu->runner, memory_order_acquire);
+	if (unlikely(runner && runner != ckvm__tid()))
+		return ckvm__fail("running", -EBUSY);
+	return ckvm__check_process(vcpu->kvm);
+}
+
+static int map_run(struct ckvm_vcpu *vcpu)
+{
+	struct ckvm *kvm = vcpu->kvm;
+	uint8_t *page;
+
+	page = mmap(NULL, (size_t)kvm->run_size, PROT_READ | PROT_WRITE,
+		    MAP_SHARED, vcpu->fd, 0);
+	if (page == MAP_FAILED)
+		return ckvm__fail("mmap", -errno);
+	madvise(page, (size_t)kvm->run_size, MADV_DONTFORK);
+	vcpu->run = (struct kvm_run *)page;
+	if (kvm->batching)
+		vcpu->ring = (void *)(page + kvm->ring_page * PAGE_SIZE);
+	return 0;
+}
+
+static void link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->bus.batches)
+		vcpu->attend = ATTEND_BATCH;
+	vcpu->next = vm->vcpus;
+	vm->vcpus = vcpu;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void unlink_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
+{
+	struct ckvm_vcpu **at = &vm->vcpus;
+
+	pthread_mutex_lock(&vm->lock);
+	while (*at != vcpu)
+		at = &(*at)->next;
+	*at = vcpu->next;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
+			struct ckvm_vcpu **out)
+{
+	struct ckvm_vcpu *vcpu;
+	int error = ckvm__vm_check(vm);
+
+	if (error)
+		return error;
+	vcpu = calloc(1, sizeof(*vcpu));
+	if (!vcpu)
+		return ckvm__fail("malloc", -ENOMEM);
+	vcpu->fd = ckvm__ioctl(vm->kvm, vm->fd, KVM_CREATE_VCPU, (void *)id);
+	if (vcpu->fd < 0) {
+		error = vcpu->fd;
+		goto err_free;
+	}
+	vcpu->refs = 1;
+	vcpu->id = id;
+	vcpu->vm = vm;
+	vcpu->kvm = vm->kvm;
+	vcpu->stale = CKVM_VIEW_REGS | CKVM_VIEW_SREGS | CKVM_VIEW_EVENTS;
+	error = map_run(vcpu);
+	if (error)
+		goto err_close;
+	ckvm_vm_ref(vm);
+	link_vcpu(vm, vcpu);
+	*out = vcpu;
+	return 0;
+
+err_close:
+	close(vcpu->fd);
+err_free:
+	free(vcpu);
+	return error;
+}
+
+struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm, unsigned long id)
+{
+	struct ckvm_vcpu *vcpu, *found = NULL;
+
+	pthread_mutex_lock(&vm->lock);
+	for (vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+		if (!vcpu->closed && vcpu->id >= id &&
+		    (!found || vcpu->id < found->id))
+			found = vcpu;
+	if (found)
+		ckvm__vcpu_get(found);
+	pthread_mutex_unlock(&vm->lock);
+	return found;
+}
+
+struct ckvm_vcpu *ckvm_vcpu_ref(struct ckvm_vcpu *vcpu)
+{
+	ckvm__vcpu_get(vcpu);
+	return vcpu;
+}
+
+void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu)
+		ckvm__vcpu_put(vcpu);
+}
+
+void ckvm__vcpu_free(struct ckvm_vcpu *vcpu)
+{
+	struct ckvm_vm *vm = vcpu->vm;
+
+	unlink_vcpu(vm, vcpu);
+	if (!ckvm__check_process(vcpu->kvm))
+		munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
+	close(vcpu->fd);
+	free(vcpu);
+	ckvm_vm_unref(vm);
+}
+
+void ckvm_vcpu_close(struct ckvm_vcpu *vcpu)
+{
+	if (!vcpu || atomic_exchange(&vcpu->closed, true))
+		return;
+	ckvm_vcpu_interrupt(vcpu);
+	ckvm_vcpu_unref(vcpu);
+}
+
+int ckvm_vcpu_fd(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->fd;
+}
+
+unsigned long ckvm_vcpu_id(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->id;
+}
+
+struct ckvm_vm *ckvm_vcpu_vm(struct ckvm_vcpu *vcpu)
+{
+	return vcpu->vm;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/* One virtual machine: its life, and the lives of what it owns. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+int ckvm__vm_check(struct ckvm_vm *vm)
+{
+	if (unlikely(atomic_load_explicit(&vm->closed, memory_order_acquire)))
+		return ckvm__fail("closed", -EBADF);
+	return ckvm__check_process(vm->kvm);
+}
+
+/* KVM_CREATE_VM waits for mm locks and gives up on any signal. */
+static int create_fd(struct ckvm *kvm, unsigned long type)
+{
+	int fd;
+
+	do
+		fd = ckvm__ioctl(kvm, kvm->fd, KVM_CREATE_VM, (void *)type);
+	while (fd == -EINTR);
+	return fd;
+}
+
+int ckvm_create_vm(struct ckvm *kvm, unsigned long type, struct ckvm_vm **out)
+{
+	struct ckvm_vm *vm;
+	int error;
+
+	error = ckvm__check_process(kvm);
+	if (!error)
+		error = ckvm__install_kick_signal();
+	if (error)
+		return error;
+
+	vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return ckvm__fail("malloc", -ENOMEM);
+	vm->fd = create_fd(kvm, type);
+	if (vm->fd < 0) {
+		error = vm->fd;
+		free(vm);
+		return error;
+	}
+	vm->refs = 1;
+	vm->kvm = ckvm_ref(kvm);
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_init(&vm->ring_lock, NULL);
+	*out = vm;
+	return 0;
+}
+
+struct ckvm_vm *ckvm_vm_ref(struct ckvm_vm *vm)
+{
+	atomic_fetch_add(&vm->refs, 1);
+	return vm;
+}
+
+/*
+ * The last vCPU is gone: with the VM's own descriptor closed the kernel has let
+ * go of the memory, and not before.
+ */
+void ckvm_vm_unref(struct ckvm_vm *vm)
+{
+	if (!vm || atomic_fetch_sub(&vm->refs, 1) != 1)
+		return;
+	close(vm->fd);
+	ckvm__memory_end(vm);
+	ckvm__bus_end(vm);
+	pthread_mutex_destroy(&vm->ring_lock);
+	pthread_mutex_destroy(&vm->lock);
+	ckvm_close(vm->kvm);
+	free(vm);
+}
+
+/* One that is not closed yet, with a reference. */
+static struct ckvm_vcpu *next_vcpu(struct ckvm_vm *vm)
+{
+	struct ckvm_vcpu *vcpu;
+
+	pthread_mutex_lock(&vm->lock);
+	vcpu = vm->vcpus;
+	while (vcpu && vcpu->closed)
+		vcpu = vcpu->next;
+	if (vcpu)
+		ckvm_vcpu_ref(vcpu);
+	pthread_mutex_unlock(&vm->lock);
+	return vcpu;
+}
+
+void ckvm_vm_close(struct ckvm_vm *vm)
+{
+	struct ckvm_vcpu *vcpu;
+
+	if (!vm || atomic_exchange(&vm->closed, true))
+		return;
+	while ((vcpu = next_vcpu(vm))) {
+		ckvm_vcpu_close(vcpu);
+		ckvm_vcpu_unref(vcpu);
+	}
+	ckvm__bus_close(vm);
+	ckvm_vm_unref(vm);
+}
+
+int ckvm_vm_fd(const struct ckvm_vm *vm)
+{
+	return vm->fd;
+}
+
+struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm)
+{
+	return vm->kvm;
+}
+
+int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
+{
+	int error = ckvm__vm_check(vm);
+
+	return error ? error
+		     : ckvm__ioctl(vm->kvm, vm->fd, KVM_CHECK_EXTENSION,
+				   (void *)(uintptr_t)cap);
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/* Objects as userdata: making, checking, finding and closing them. */
+#include <string.h>
+
+#include "luackvm.h"
+
+static const char objects; /* registry: object -> its box, weakly */
+
+struct luackvm_box *luackvm_test(lua_State *L, int index,
+				 const struct luackvm_type *type)
+{
+	struct luackvm_box *box = lua_touserdata(L, index);
+	int same;
+
+	if (!box || !lua_getmetatable(L, index))
+		return NULL;
+	lua_rawgetp(L, LUA_REGISTRYINDEX, type);
+	same = lua_rawequal(L, -1, -2);
+	lua_pop(L, 2);
+	return same ? box : NULL;
+}
+
+struct luackvm_box *luackvm_box(lua_State *L, int index,
+				const struct luackvm_type *type)
+{
+	struct luackvm_box *box = luackvm_test(L, index, type);
+
+	if (!box)
+		luaL_typeerror(L, index, type->name);
+	return box;
+}
+
+void *luackvm_check(lua_State *L, int index, const struct luackvm_type *type)
+{
+	struct luackvm_box *box = luackvm_box(L, index, type);
+
+	if (!box->object)
+		luaL_argerror(L, index,
+			      lua_pushfstring(L, "%s is closed", type->name));
+	return box->object;
+}
+
+struct luackvm_box *luackvm_new_box(lua_State *L,
+				    const struct luackvm_type *type)
+{
+	struct luackvm_box *box;
+
+	box = lua_newuserdatauv(L, sizeof(*box), type->values);
+	*box = (struct luackvm_box){ .type = type };
+	lua_rawgetp(L, LUA_REGISTRYINDEX, type);
+	lua_setmetatable(L, -2);
+	return box;
+}
+
+static void push_objects(lua_State *L)
+{
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &objects) == LUA_TTABLE)
+		return;
+	lua_pop(L, 1);
+	lua_createtable(L, 0, 8);
+	lua_createtable(L, 0, 1);
+	lua_pushliteral(L, "v");
+	lua_setfield(L, -2, "__mode");
+	lua_setmetatable(L, -2);
+	lua_pushvalue(L, -1);
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &objects);
+}
+
+void luackvm_fill(lua_State *L, struct luackvm_box *box, void *object,
+		  bool owned)
+{
+	box->object = object;
+	box->owned = owned;
+	push_objects(L);
+	lua_pushvalue(L, -2);
+	lua_rawsetp(L, -2, object);
+	lua_pop(L, 1);
+}
+
+bool luackvm_push_known(lua_State *L, const void *object)
+{
+	struct luackvm_box *box;
+
+	push_objects(L);
+	lua_rawgetp(L, -1, object);
+	lua_remove(L, -2);
+	box = lua_touserdata(L, -1);
+	if (box && box->object == object)
+		return true;
+	lua_pop(L, 1);
+	return false;
+}
+
+void luackvm_release(struct luackvm_box *box)
+{
+	if (box->object)
+		box->type->release(box);
+	box->object = NULL;
+}
+
+/* close, __close and __gc of every type. May run twice. */
+static int close_object(lua_State *L)
+{
+	const struct luackvm_type *type =
+		lua_touserdata(L, lua_upvalueindex(1));
+	struct luackvm_box *box = luackvm_box(L, 1, type);
+
+	if (type->close)
+		return type->close(L);
+	luackvm_release(box);
+	return 0;
+}
+
+/* Methods first, then properties; a typo does not pass as nil. */
+static int index_object(lua_State *L)
+{
+	const struct luackvm_type *type =
+		lua_touserdata(L, lua_upvalueindex(1));
+	lua_CFunction property;
+
+	lua_pushvalue(L, 2);
+	if (lua_rawget(L, lua_upvalueindex(2)) != LUA_TNIL)
+		return 1;
+	lua_pushvalue(L, 2);
+	lua_rawget(L, lua_upvalueindex(3));
+	property = lua_tocfunction(L, -1);
+	if (property) {
+		lua_settop(L, 1);
+		return property(L);
+	}
+	return luaL_error(L, "%s has no method or field '%s'", type->name,
+			  luaL_tolstring(L, 2, NULL));
+}
+
+static int refuse_field(lua_State *L)
+{
+	const struct luackvm_type *type =
+		lua_touserdata(L, lua_upvalueindex(1));
+
+	return luaL_error(L, "%s has no field '%s' that can be set",
+			  type->name, luaL_tolstring(L, 2, NULL));
+}
+
+static int describe(lua_State *L)
+{
+	const struct luackvm_type *type =
+		lua_touserdata(L, lua_upvalueindex(1));
+	const struct luackvm_box *box = luackvm_box(L, 1, type);
+
+	lua_pushfstring(L, "%s (%s)", type->name,
+			box->object ? lua_pushfstring(L, "%p", box->object)
+				    : "closed");
+	return 1;
+}
+
+static void push_functions(lua_State *L, const luaL_Reg *list)
+{
+	lua_newtable(L);
+	if (list)
+		luaL_setfuncs(L, list, 0);
+}
+
+static void set_closure(lua_State *L, const char *name, lua_CFunction function,
+			const struct luackvm_type *type)
+{
+	lua_pushlightuserdata(L, (void *)(uintptr_t)type);
+	lua_pushcclosure(L, function, 1);
+	lua_setfield(L, -2, name);
+}
+
+void luackvm_register_type(lua_State *L, const struct luackvm_type *type)
+{
+	lua_createtable(L, 0, 8); /* the metatable */
+
+	lua_pushlightuserdata(L, (void *)(uintptr_t)type);
+	push_functions(L, type->methods);
+	set_closure(L, "close", close_object, type);
+	push_functions(L, type->properties);
+	lua_pushcclosure(L, index_object, 3);
+	lua_setfield(L, -2, "__index");
+
+	set_closure(L, "__newindex", refuse_field, type);
+	set_closure(L, "__tostring", describe, type);
+	set_closure(L, "__close", close_object, type);
+	set_closure(L, "__gc", close_object, type);
+	lua_pushfstring(L, "ckvm %s", type->name);
+	lua_pushvalue(L, -1);
+	lua_setfield(L, -3, "__name");
+	lua_setfield(L, -2, "__metatable");
+	lua_rawsetp(L, LUA_REGISTRYINDEX, type);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/* ckvm.buffer(size): where a range with `log` keeps what the guest wrote. */
+#include "luackvm.h"
+
+int luackvm_new_buffer(lua_State *L)
+{
+	lua_Integer size = luaL_checkinteger(L, 1);
+	struct ckvm_buffer *buffer;
+	struct luackvm_box *box;
+	int error;
+
+	luaL_argcheck(L, size > 0, 1,
+		      lua_pushfstring(L, "a buffer of %I bytes", size));
+	box = luackvm_new_box(L, &luackvm_buffer);
+	error = ckvm_buffer_create((size_t)size, &buffer);
+	if (error)
+		return luackvm_fail(L, error, "a buffer of %I bytes", size);
+	luackvm_fill(L, box, buffer, true);
+	return 1;
+}
+
+static void release(struct luackvm_box *box)
+{
+	ckvm_buffer_unref(box->object);
+}
+
+/* buffer:take([most]): the oldest bytes, and they are gone from it. */
+static int take(lua_State *L)
+{
+	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);
+	size_t length = ckvm_buffer_length(buffer);
+	luaL_Buffer text;
+	char *data;
+
+	if (!lua_isnoneornil(L, 2)) {
+		size_t most = luackvm_arg_length(L, 2);
+
+		length = most < length ? most : length;
+	}
+	data = luaL_buffinitsize(L, &text, length);
+	luaL_pushresultsize(&text, ckvm_buffer_take(buffer, data, length));
+	return 1;
+}
+
+static int push_length(lua_State *L)
+{
+	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);
+
+	lua_pushinteger(L, (lua_Integer)ckvm_buffer_length(buffer));
+	return 1;
+}
+
+static int push_size(lua_State *L)
+{
+	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);
+
+	lua_pushinteger(L, (lua_Integer)ckvm_buffer_capacity(buffer));
+	return 1;
+}
+
+static const luaL_Reg methods[] = { { "take", take }, { NULL, NULL } };
+
+static const luaL_Reg properties[] = {
+	{ "length", push_length },
+	{ "size", push_size },
+	{ NULL, NULL },
+};
+
+const struct luackvm_type luackvm_buffer = {
+	.name = "buffer",
+	.methods = methods,
+	.properties = properties,
+	.release = release,
+};

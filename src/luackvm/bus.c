@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: MIT */
+/* attach_io and attach_mmio: ranges, and the slots of their handlers. */
+#include <errno.h>
+
+#include "luackvm.h"
+
+/* Slots ------------------------------------------------------------------- */
+
+/*
+ * A range has RANGE_SLOTS consecutive integers in its VM's handler table. Freed
+ * ones are chained through their first slot; [0] is the chain's head, and
+ * "top" the first that was never used.
+ */
+static lua_Integer get_integer(lua_State *L, int table, const char *key)
+{
+	lua_Integer value;
+
+	lua_getfield(L, table, key);
+	value = lua_tointeger(L, -1);
+	lua_pop(L, 1);
+	return value;
+}
+
+static lua_Integer take_slots(lua_State *L, int handlers)
+{
+	lua_Integer base;
+
+	lua_rawgeti(L, handlers, 0);
+	base = lua_tointeger(L, -1);
+	lua_pop(L, 1);
+	if (base) {
+		lua_rawgeti(L, handlers, base);
+		lua_rawseti(L, handlers, 0);
+		return base;
+	}
+	base = get_integer(L, handlers, "top");
+	if (!base)
+		base = 1;
+	lua_pushinteger(L, base + RANGE_SLOTS);
+	lua_setfield(L, handlers, "top");
+	return base;
+}
+
+static void free_slots(lua_State *L, int handlers, lua_Integer base)
+{
+	for (int i = 0; i < RANGE_SLOTS; i++) {
+		lua_pushboolean(L, 0);
+		lua_rawseti(L, handlers, base + i);
+	}
+	lua_rawgeti(L, handlers, 0);
+	lua_rawseti(L, handlers, base);
+	lua_pushinteger(L, base);
+	lua_rawseti(L, handlers, 0);
+}
+
+/* Options ----------------------------------------------------------------- */
+
+/* The function in a field of the table at index; pushed. False: nil pushed. */
+static bool push_function(lua_State *L, int table, const char *key)
+{
+	int type = lua_getfield(L, table, key);
+
+	if (type == LUA_TNIL || type == LUA_TFUNCTION)
+		return type == LUA_TFUNCTION;
+	return luaL_error(L, "%s: function expected, got %s", key,
+			  lua_typename(L, type));
+}
+
+static void refuse_both(lua_State *L, const char *one, const char *other)
+{
+	if (luackvm_has(L, 2, one) && luackvm_has(L, 2, other))
+		luaL_error(L, "'%s' and '%s' exclude one another", one, other);
+}
+
+/* Pushes the read and the write handler and the device, or nil for each. */
+static void push_handlers(lua_State *L, struct ckvm_range_config *config)
+{
+	int source = 2;
+
+	if (luackvm_has(L, 2, "device")) {
+		refuse_both(L, "device", "read");
+		refuse_both(L, "device", "write");
+		lua_getfield(L, 2, "device");
+		source = lua_gettop(L);
+		luaL_argexpected(L, lua_istable(L, source) ||
+					    lua_isuserdata(L, source),
+				 2, "table as device");
+	} else {
+		lua_pushnil(L);
+	}
+	if (push_function(L, source, "read"))
+		config->read = CKVM_ANSWER_CALLER;
+	if (push_function(L, source, "write"))
+		config->write = CKVM_ANSWER_CALLER;
+	lua_rotate(L, -3, -1); /* read, write, device */
+}
+
+static void read_config(lua_State *L, struct ckvm_range_config *config)
+{
+	static const char *const dead[] = { "read", "write" };
+	struct luackvm_box *log;
+
+	config->batch = luackvm_flag(L, 2, "batch");
+	if (luackvm_has(L, 2, "value")) {
+		refuse_both(L, "value", "read");
+		refuse_both(L, "value", "device");
+		config->value = luackvm_address(L, 2, "value");
+		config->read = CKVM_ANSWER_VALUE;
+		if (!luackvm_has(L, 2, "write") && !luackvm_has(L, 2, "log"))
+			config->write = CKVM_ANSWER_VALUE;
+	}
+	if (luackvm_has(L, 2, "log")) {
+		refuse_both(L, "log", "write");
+		refuse_both(L, "log", "device");
+		lua_getfield(L, 2, "log");
+		log = luackvm_test(L, -1, &luackvm_buffer);
+		if (!log || !log->object)
+			luaL_error(L, "log: open buffer expected, got %s",
+				   luaL_typename(L, -1));
+		config->log = log->object;
+		config->write = CKVM_ANSWER_LOG;
+		lua_pop(L, 1);
+	}
+	if (config->batch && config->read != CKVM_ANSWER_NONE)
+		luaL_error(L, "batch: a range with '%s' cannot be batched",
+			   luackvm_has(L, 2, "value") ? "value" : dead[0]);
+	if (config->read == CKVM_ANSWER_NONE &&
+	    config->write == CKVM_ANSWER_NONE)
+		luaL_error(L, "a range needs 'read', 'write', 'device', "
+			      "'value' or 'log'");
+}
+
+/* Attaching --------------------------------------------------------------- */
+
+static const char *describe(lua_State *L, uint64_t first, uint64_t count)
+{
+	return lua_pushfstring(L, "%s-%s", luackvm_hex(L, first),
+			       luackvm_hex(L, first + (count - 1)));
+}
+
+static int refuse(lua_State *L, struct ckvm_vm *vm,
+		  const struct ckvm_range_config *config, int error)
+{
+	struct ckvm_range *other = NULL;
+	uint64_t first, count;
+
+	if (error == -EEXIST)
+		other = ckvm_vm_find_range(vm, config->space, config->first,
+					   config->count);
+	if (!other)
+		return luackvm_fail(L, error, NULL);
+	first = ckvm_range_first(other);
+	count = ckvm_range_count(other);
+	ckvm_range_unref(other);
+	return luackvm_fail(L, error, "%s overlaps %s, which is attached",
+			    describe(L, config->first, config->count),
+			    describe(L, first, count));
+}
+
+/* Stack: VM, options, ..., read, write, device. Leaves the range's box. */
+static int attach(lua_State *L, struct ckvm_vm *vm,
+		  struct ckvm_range_config *config)
+{
+	int handlers, first = lua_gettop(L) - 2, error;
+	struct ckvm_range *range;
+	struct luackvm_box *box;
+	lua_Integer base;
+
+	lua_getiuservalue(L, 1, VM_HANDLERS);
+	handlers = lua_gettop(L);
+	box = luackvm_new_box(L, &luackvm_range);
+	base = take_slots(L, handlers);
+	config->opaque = (void *)(uintptr_t)(base * 2 +
+					     !lua_isnil(L, first + 2));
+	error = ckvm_vm_attach(vm, config, &range);
+	if (error) {
+		free_slots(L, handlers, base);
+		return refuse(L, vm, config, error);
+	}
+	luackvm_fill(L, box, ckvm_range_ref(range), true);
+	for (int i = 0; i < 3; i++) {
+		lua_pushvalue(L, first + i);
+		lua_rawseti(L, handlers, base + SLOT_READ + i);
+	}
+	lua_pushvalue(L, -1);
+	lua_rawseti(L, handlers, base + SLOT_RANGE);
+	lua_pushvalue(L, 1);
+	lua_setiuservalue(L, -2, 1);
+	luackvm_adopt(L, 1);
+	return 1;
+}
+
+int luackvm_attach_io(lua_State *L)
+{
+	static const char *const keys[] = { "port",   "count", "read",
+					    "write",  "device", "batch",
+					    "value",  "log",	NULL };
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_range_config config = { .size = sizeof(config),
+					    .space = CKVM_IO,
+					    .count = 1 };
+
+	luackvm_check_keys(L, 2, "attach_io", keys);
+	lua_settop(L, 2);
+	config.first = (uint64_t)luackvm_integer(L, 2, "port", 0, 0xffff);
+	if (luackvm_has(L, 2, "count"))
+		config.count = (uint64_t)luackvm_integer(
+			L, 2, "count", 1,
+			0x10000 - (lua_Integer)config.first);
+	push_handlers(L, &config);
+	read_config(L, &config);
+	return attach(L, vm, &config);
+}
+
+int luackvm_attach_mmio(lua_State *L)
+{
+	static const char *const keys[] = { "gpa",   "size",   "read",
+					    "write", "device", "batch",
+					    "value", "log",    NULL };
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_range_config config = { .size = sizeof(config),
+					    .space = CKVM_MMIO };
+
+	luackvm_check_keys(L, 2, "attach_mmio", keys);
+	lua_settop(L, 2);
+	config.first = luackvm_address(L, 2, "gpa");
+	config.count = (uint64_t)luackvm_integer(L, 2, "size", 1,
+						 LUA_MAXINTEGER);
+	if (config.count - 1 > UINT64_MAX - config.first)
+		return luaL_error(L, "size: %s bytes at %s go past 2^64",
+				  luackvm_hex(L, config.count),
+				  luackvm_hex(L, config.first));
+	push_handlers(L, &config);
+	read_config(L, &config);
+	return attach(L, vm, &config);
+}
+
+/* The object -------------------------------------------------------------- */
+
+static void release(struct luackvm_box *box)
+{
+	ckvm_range_detach(box->object);
+	ckvm_range_unref(box->object);
+}
+
+/* detach, close, and the VM's end: may run inside its own handler. */
+static int close_range(lua_State *L)
+{
+	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_range);
+	lua_Integer base;
+
+	lua_settop(L, 1);
+	if (!box->object)
+		return 0;
+	base = (lua_Integer)((uintptr_t)ckvm_range_opaque(box->object) / 2);
+	luackvm_release(box);
+	if (lua_getiuservalue(L, 1, 1) != LUA_TUSERDATA)
+		return 0;
+	luackvm_disown(L, 2, 1);
+	if (lua_getiuservalue(L, 2, VM_HANDLERS) == LUA_TTABLE)
+		free_slots(L, 3, base);
+	return 0;
+}
+
+static const luaL_Reg methods[] = { { "detach", close_range },
+				    { NULL, NULL } };
+
+const struct luackvm_type luackvm_range = {
+	.name = "range",
+	.methods = methods,
+	.release = release,
+	.close = close_range,
+	.values = 1,
+};

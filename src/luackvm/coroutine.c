@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which coroutine runs. A hook that stops Lua code belongs to one coroutine,
+ * and nothing in Lua's API tells which is running; so resume, wrap and close
+ * are replaced by ones that note it, and do what Lua's do otherwise.
+ */
+#include <lualib.h>
+
+#include "luackvm.h"
+
+static struct ckvm_lua *upvalue_state(lua_State *L)
+{
+	return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+/* Moves `count` values over and resumes: how many came back, or -1. */
+static int resume(lua_State *L, lua_State *co, int count)
+{
+	struct ckvm_lua *lua = upvalue_state(L);
+	int status, results = 0;
+
+	if (!lua_checkstack(co, count)) {
+		lua_pushliteral(L, "too many arguments to resume");
+		return -1;
+	}
+	lua_xmove(L, co, count);
+	lua->running = co;
+	status = lua_resume(co, L, count, &results);
+	lua->running = L;
+	if (status != LUA_OK && status != LUA_YIELD) {
+		lua_xmove(co, L, 1);
+		return -1;
+	}
+	if (!lua_checkstack(L, results + 1)) {
+		lua_pop(co, results);
+		lua_pushliteral(L, "too many results to resume");
+		return -1;
+	}
+	lua_xmove(co, L, results);
+	return results;
+}
+
+static lua_State *check_coroutine(lua_State *L)
+{
+	lua_State *co = lua_tothread(L, 1);
+
+	luaL_argexpected(L, co, 1, "coroutine");
+	return co;
+}
+
+static int co_resume(lua_State *L)
+{
+	lua_State *co = check_coroutine(L);
+	int results = resume(L, co, lua_gettop(L) - 1);
+
+	if (results < 0) {
+		lua_pushboolean(L, 0);
+		lua_insert(L, -2);
+		return 2;
+	}
+	lua_pushboolean(L, 1);
+	lua_insert(L, -(results + 1));
+	return results + 1;
+}
+
+static int reset(lua_State *L, lua_State *co)
+{
+	struct ckvm_lua *lua = upvalue_state(L);
+	int status;
+
+	lua->running = co;
+	status = lua_resetthread(co);
+	lua->running = L;
+	return status;
+}
+
+/* An error goes on in the caller, with the place where it calls. */
+static int call_wrapped(lua_State *L)
+{
+	lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+	int results = resume(L, co, lua_gettop(L)), status;
+
+	if (results >= 0)
+		return results;
+	status = lua_status(co);
+	if (status != LUA_OK && status != LUA_YIELD) {
+		reset(L, co);
+		lua_xmove(co, L, 1);
+	}
+	if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+		luaL_where(L, 1);
+		lua_insert(L, -2);
+		lua_concat(L, 2);
+	}
+	return lua_error(L);
+}
+
+static int co_wrap(lua_State *L)
+{
+	lua_State *co;
+
+	luaL_checktype(L, 1, LUA_TFUNCTION);
+	lua_pushvalue(L, lua_upvalueindex(1));
+	co = lua_newthread(L);
+	lua_pushvalue(L, 1);
+	lua_xmove(L, co, 1);
+	lua_pushcclosure(L, call_wrapped, 2);
+	return 1;
+}
+
+/* Suspended, or dead: not running, and not resuming another. */
+static bool may_close(lua_State *L, lua_State *co)
+{
+	lua_Debug frame;
+
+	if (L == co)
+		return false;
+	return lua_status(co) != LUA_OK || !lua_getstack(co, 0, &frame);
+}
+
+static int co_close(lua_State *L)
+{
+	lua_State *co = check_coroutine(L);
+
+	if (!may_close(L, co))
+		return luaL_error(L, "cannot close a %s coroutine",
+				  L == co ? "running" : "normal");
+	if (reset(L, co) == LUA_OK) {
+		lua_pushboolean(L, 1);
+		return 1;
+	}
+	lua_pushboolean(L, 0);
+	lua_xmove(co, L, 1);
+	return 2;
+}
+
+void luackvm_track_coroutines(lua_State *L, struct ckvm_lua *lua)
+{
+	static const luaL_Reg functions[] = {
+		{ "resume", co_resume },
+		{ "wrap", co_wrap },
+		{ "close", co_close },
+		{ NULL, NULL },
+	};
+
+	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+	if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE) {
+		lua_pushlightuserdata(L, lua);
+		luaL_setfuncs(L, functions, 1);
+	}
+	lua_pop(L, 2);
+}

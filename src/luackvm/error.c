@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* Failures as objects: call, code, errno, where, and a sentence that helps. */
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "luackvm.h"
+
+static const char key;
+
+/* What experience says, beyond the C library's text. */
+static const struct {
+	const char *call;
+	int error;
+	const char *hint;
+} hints[] = {
+	{ "open", ENOENT,
+	  "there is no such device: is the kvm module loaded (modprobe "
+	  "kvm_intel or kvm_amd), and virtualization enabled in the firmware "
+	  "or, in a virtual machine, nested virtualization?" },
+	{ "open", EACCES,
+	  "no permission: add the user to the group that owns it, as in "
+	  "'usermod -aG kvm USER', and log in again" },
+	{ "open", ENXIO, "the device is there, but no KVM module is behind it" },
+	{ "open", ENODEV, "the device is there, but no KVM module is behind it" },
+	{ "KVM_GET_API_VERSION", ENOTTY, "this is not a KVM device" },
+	{ "KVM_GET_API_VERSION", ENOTSUP, "not API version 12" },
+	{ "fork", EIO,
+	  "the object belongs to the process that created it, and this is a "
+	  "child of that" },
+	{ "closed", EBADF, "the object is closed" },
+	{ "running", EBUSY, "the vCPU is running" },
+	{ "run", ESRCH, "there is no run to go on with" },
+	{ "access", EBUSY,
+	  "an access is being answered: a read, or an element of a string "
+	  "instruction" },
+	{ "batch", ENOTSUP, "this KVM cannot batch writes of this kind" },
+	{ "file", ERANGE, "the file is shorter than the memory" },
+	{ "KVM_RUN", EFAULT,
+	  "the guest touched memory that the host cannot give it: has the "
+	  "mapped file shrunk?" },
+};
+
+static const char *find_hint(const char *call, int error)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(hints); i++)
+		if (hints[i].error == error && !strcmp(hints[i].call, call))
+			return hints[i].hint;
+	return strerror(error);
+}
+
+static const char *field(lua_State *L, const char *name)
+{
+	const char *text;
+
+	lua_getfield(L, 1, name);
+	text = lua_tostring(L, -1);
+	return text ? text : "?";
+}
+
+static int to_string(lua_State *L)
+{
+	const char *where;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	where = field(L, "where");
+	lua_pushfstring(L, "%s%s%s: %s: %s", where, *where ? ": " : "",
+			field(L, "call"), field(L, "code"),
+			field(L, "message"));
+	return 1;
+}
+
+void luackvm_register_error(lua_State *L)
+{
+	lua_createtable(L, 0, 2);
+	lua_pushcfunction(L, to_string);
+	lua_setfield(L, -2, "__tostring");
+	lua_pushliteral(L, "ckvm error");
+	lua_setfield(L, -2, "__name");
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &key);
+}
+
+static void set_string(lua_State *L, const char *name, const char *value)
+{
+	lua_pushstring(L, value);
+	lua_setfield(L, -2, name);
+}
+
+/* "file:line", of the function that called the running C function. */
+static void set_where(lua_State *L)
+{
+	size_t length;
+	const char *where;
+
+	luaL_where(L, 1);
+	where = lua_tolstring(L, -1, &length);
+	if (length >= 2) /* ": " */
+		length -= 2;
+	lua_pushlstring(L, where, length);
+	lua_setfield(L, -3, "where");
+	lua_pop(L, 1);
+}
+
+int luackvm_fail(lua_State *L, int error, const char *format, ...)
+{
+	const char *call = ckvm_errop();
+	const char *code = ckvm_errno_name(error);
+	va_list args;
+
+	lua_createtable(L, 0, 5);
+	set_string(L, "call", call);
+	if (code)
+		set_string(L, "code", code);
+	else {
+		lua_pushfstring(L, "errno %d", -error);
+		lua_setfield(L, -2, "code");
+	}
+	lua_pushinteger(L, -error);
+	lua_setfield(L, -2, "errno");
+	if (format) {
+		va_start(args, format);
+		lua_pushvfstring(L, format, args);
+		va_end(args);
+	} else {
+		lua_pushstring(L, find_hint(call, -error));
+	}
+	lua_setfield(L, -2, "message");
+	set_where(L);
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &key);
+	lua_setmetatable(L, -2);
+	return lua_error(L);
+}
+
+bool luackvm_retry(lua_State *L, int error, bool *tried)
+{
+	if (*tried || (error != -EMFILE && error != -ENFILE &&
+		       error != -ENOMEM && error != -EAGAIN))
+		return false;
+	*tried = true;
+	lua_gc(L, LUA_GCCOLLECT);
+	return true;
+}

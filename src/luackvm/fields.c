@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT */
+/* Kernel structs and Lua tables: the field tables, and the two ways. */
+#include <stddef.h>
+#include <string.h>
+
+#include <linux/kvm.h>
+
+#include "luackvm.h"
+
+#define END { .name = NULL }
+
+/* The tables -------------------------------------------------------------- */
+
+#define F(member) LUACKVM_SCALAR(struct kvm_regs, member)
+static const struct luackvm_field regs_fields[] = {
+	F(rax), F(rbx), F(rcx), F(rdx), F(rsi), F(rdi),	 F(rsp),
+	F(rbp), F(r8),	F(r9),	F(r10), F(r11), F(r12),	 F(r13),
+	F(r14), F(r15), F(rip), F(rflags), END,
+};
+#undef F
+const struct luackvm_struct luackvm_kvm_regs = {
+	"kvm_regs", sizeof(struct kvm_regs), regs_fields, 0
+};
+
+#define F(member) LUACKVM_SCALAR(struct kvm_segment, member)
+static const struct luackvm_field segment_fields[] = {
+	F(base), F(limit), F(selector), F(type), F(present), F(dpl), F(db),
+	F(s),	 F(l),	   F(g),	F(avl),	 F(unusable), END,
+};
+#undef F
+static const struct luackvm_struct segment = {
+	"kvm_segment", sizeof(struct kvm_segment), segment_fields, 0
+};
+
+#define F(member) LUACKVM_SCALAR(struct kvm_dtable, member)
+static const struct luackvm_field dtable_fields[] = { F(base), F(limit), END };
+#undef F
+static const struct luackvm_struct dtable = {
+	"kvm_dtable", sizeof(struct kvm_dtable), dtable_fields, 0
+};
+
+#define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
+#define S(member, def)                                                  \
+	{ .name = #member, .offset = offsetof(struct kvm_sregs, member), \
+	  .size = LUACKVM_SIZE(struct kvm_sregs, member), .sub = &(def) }
+static const struct luackvm_field sregs_fields[] = {
+	S(cs, segment),	 S(ds, segment), S(es, segment), S(fs, segment),
+	S(gs, segment),	 S(ss, segment), S(tr, segment), S(ldt, segment),
+	S(gdt, dtable),	 S(idt, dtable), F(cr0),	 F(cr2),
+	F(cr3),		 F(cr4),	 F(cr8),	 F(efer),
+	F(apic_base),
+	{ .name = "interrupt_bitmap",
+	  .offset = offsetof(struct kvm_sregs, interrupt_bitmap),
+	  .size = 8, .count = (KVM_NR_INTERRUPTS + 63) / 64 },
+	END,
+};
+#undef F
+#undef S
+const struct luackvm_struct luackvm_kvm_sregs = {
+	"kvm_sregs", sizeof(struct kvm_sregs), sregs_fields, 0
+};
+
+/* struct kvm_vcpu_events has anonymous parts: offsets from its start. */
+#define EVENTS struct kvm_vcpu_events
+#define PART(name, fields) \
+	static const struct luackvm_struct name = { #name, sizeof(((EVENTS *)0)->name), fields, 0 }
+#define F(part, member)                                               \
+	{ .name = #member, .size = LUACKVM_SIZE(EVENTS, part.member), \
+	  .offset = offsetof(EVENTS, part.member) - offsetof(EVENTS, part) }
+#define V(part, member, bit)                                          \
+	{ .name = #member, .size = LUACKVM_SIZE(EVENTS, part.member), \
+	  .offset = offsetof(EVENTS, part.member) - offsetof(EVENTS, part), \
+	  .flag = (bit) }
+static const struct luackvm_field exception_fields[] = {
+	F(exception, injected), F(exception, nr),
+	F(exception, has_error_code),
+	V(exception, pending, KVM_VCPUEVENT_VALID_PAYLOAD),
+	F(exception, error_code), END,
+};
+static const struct luackvm_field interrupt_fields[] = {
+	F(interrupt, injected), F(interrupt, nr), F(interrupt, soft),
+	V(interrupt, shadow, KVM_VCPUEVENT_VALID_SHADOW), END,
+};
+static const struct luackvm_field nmi_fields[] = {
+	F(nmi, injected), V(nmi, pending, KVM_VCPUEVENT_VALID_NMI_PENDING),
+	F(nmi, masked), END,
+};
+static const struct luackvm_field smi_fields[] = {
+	V(smi, smm, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, pending, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, smm_inside_nmi, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, latched_init, KVM_VCPUEVENT_VALID_SMM), END,
+};
+static const struct luackvm_field triple_fault_fields[] = {
+	V(triple_fault, pending, KVM_VCPUEVENT_VALID_TRIPLE_FAULT), END,
+};
+PART(exception, exception_fields);
+PART(interrupt, interrupt_fields);
+PART(nmi, nmi_fields);
+PART(smi, smi_fields);
+PART(triple_fault, triple_fault_fields);
+#undef F
+#undef V
+#define S(part) \
+	{ .name = #part, .offset = offsetof(EVENTS, part), \
+	  .size = LUACKVM_SIZE(EVENTS, part), .sub = &(part) }
+#define V(member, bit) \
+	{ .name = #member, .offset = offsetof(EVENTS, member), \
+	  .size = LUACKVM_SIZE(EVENTS, member), .flag = (bit) }
+static const struct luackvm_field events_fields[] = {
+	S(exception), S(interrupt), S(nmi),
+	V(sipi_vector, KVM_VCPUEVENT_VALID_SIPI_VECTOR), V(flags, 0), S(smi),
+	S(triple_fault),
+	V(exception_has_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
+	V(exception_payload, KVM_VCPUEVENT_VALID_PAYLOAD), END,
+};
+#undef S
+#undef V
+const struct luackvm_struct luackvm_kvm_vcpu_events = {
+	"kvm_vcpu_events", sizeof(EVENTS), events_fields,
+	offsetof(EVENTS, flags)
+};
+
+/* Scalars ----------------------------------------------------------------- */
+
+uint64_t luackvm_load(const void *data, size_t size)
+{
+	uint64_t value = 0;
+
+	memcpy(&value, data, size);
+	return value;
+}
+
+void luackvm_store(void *data, size_t size, uint64_t value)
+{
+	memcpy(data, &value, size);
+}
+
+uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
+			     size_t size)
+{
+	lua_Integer value;
+	int ok = 0;
+
+	/* A flag of the kernel's is a byte; true and false read better. */
+	if (size == 1 && lua_isboolean(L, index))
+		return (uint64_t)lua_toboolean(L, index);
+	if (lua_type(L, index) != LUA_TNUMBER)
+		luaL_error(L, "%s: integer expected, got %s", name,
+			   luaL_typename(L, index));
+	value = lua_tointegerx(L, index, &ok);
+	if (!ok)
+		luaL_error(L, "%s: %s is not a 64-bit integer", name,
+			   lua_tostring(L, index));
+	if (size < 8 && (uint64_t)value >> 8 * size)
+		luaL_error(L, "%s: %I does not fit in %d bits", name, value,
+			   (int)size * 8);
+	return (uint64_t)value;
+}
+
+/* To a table -------------------------------------------------------------- */
+
+static void push_array(lua_State *L, const struct luackvm_field *field,
+		       const uint8_t *data)
+{
+	lua_createtable(L, field->count, 0);
+	for (int i = 0; i < field->count; i++) {
+		lua_pushinteger(L, (lua_Integer)luackvm_load(
+					   data + i * field->size,
+					   field->size));
+		lua_rawseti(L, -2, i + 1);
+	}
+}
+
+void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
+			 const void *data)
+{
+	const struct luackvm_field *field;
+
+	luaL_checkstack(L, 4, NULL);
+	lua_newtable(L);
+	for (field = def->fields; field->name; field++) {
+		const uint8_t *at = (const uint8_t *)data + field->offset;
+
+		if (field->sub)
+			luackvm_push_struct(L, field->sub, at);
+		else if (field->count)
+			push_array(L, field, at);
+		else
+			lua_pushinteger(L, (lua_Integer)luackvm_load(
+						   at, field->size));
+		lua_setfield(L, -2, field->name);
+	}
+}
+
+bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
+{
+	const struct luackvm_field *field;
+	bool full = true;
+
+	luaL_checkstack(L, 2, NULL);
+	for (field = def->fields; field->name && full; field++) {
+		full = lua_getfield(L, index, field->name) != LUA_TNIL;
+		if (full && field->sub)
+			full = lua_istable(L, -1) &&
+			       luackvm_is_full(L, lua_gettop(L), field->sub);
+		else if (full && field->count)
+			full = lua_istable(L, -1) &&
+			       lua_rawlen(L, -1) == field->count;
+		lua_pop(L, 1);
+	}
+	return full;
+}
+
+/* From a table ------------------------------------------------------------ */
+
+static const struct luackvm_field *
+find_field(const struct luackvm_struct *def, const char *name)
+{
+	const struct luackvm_field *field;
+
+	for (field = def->fields; field->name; field++)
+		if (!strcmp(field->name, name))
+			return field;
+	return NULL;
+}
+
+static void read_array(lua_State *L, const struct luackvm_field *field,
+		       const char *name, uint8_t *data)
+{
+	luaL_checktype(L, -1, LUA_TTABLE);
+	for (int i = 0; i < field->count; i++) {
+		if (lua_rawgeti(L, -1, i + 1) != LUA_TNIL)
+			luackvm_store(data + i * field->size, field->size,
+				      luackvm_field_value(L, -1, name,
+							  field->size));
+		lua_pop(L, 1);
+	}
+}
+
+/* Returns the validity flags that were named. `path` is for messages. */
+static uint32_t read_fields(lua_State *L, int index, const char *path,
+			    const struct luackvm_struct *def, uint8_t *data)
+{
+	uint32_t flags = 0;
+
+	luaL_checkstack(L, 6, NULL);
+	for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 2)) {
+		const struct luackvm_field *field = NULL;
+		const char *name;
+
+		if (lua_type(L, -2) == LUA_TSTRING)
+			field = find_field(def, lua_tostring(L, -2));
+		if (!field) {
+			lua_pushvalue(L, -2);
+			luaL_error(L, "%s: unknown field '%s'", path,
+				   luaL_tolstring(L, -1, NULL));
+			return 0;
+		}
+		name = lua_pushfstring(L, "%s.%s", path, field->name);
+		lua_insert(L, -2);
+		flags |= field->flag;
+		if (field->sub) {
+			if (!lua_istable(L, -1))
+				luaL_error(L, "%s: table expected, got %s",
+					   name, luaL_typename(L, -1));
+			flags |= read_fields(L, lua_absindex(L, -1), name,
+					     field->sub, data + field->offset);
+		} else if (field->count) {
+			read_array(L, field, name, data + field->offset);
+		} else {
+			luackvm_store(data + field->offset, field->size,
+				      luackvm_field_value(L, -1, name,
+							  field->size));
+		}
+	}
+	return flags;
+}
+
+/* The fields that a flag guards set it, unless the flags are given, too. */
+void luackvm_read_struct(lua_State *L, int index,
+			 const struct luackvm_struct *def, void *data)
+{
+	uint32_t flags, old;
+
+	luaL_checktype(L, index, LUA_TTABLE);
+	flags = read_fields(L, lua_absindex(L, index), def->name, def, data);
+	if (!def->flags || luackvm_has(L, index, "flags"))
+		return;
+	memcpy(&old, (uint8_t *)data + def->flags, sizeof(old));
+	flags |= old;
+	memcpy((uint8_t *)data + def->flags, &flags, sizeof(flags));
+}

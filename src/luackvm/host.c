@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The binding's part of a Lua state: the lock, the running coroutine, and what
+ * stops a script from outside: an interrupt, or a deadline that has passed.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "luackvm.h"
+
+static const char key, anchor, frame_key;
+
+/* The lock ---------------------------------------------------------------- */
+
+/* Three states, as in Drepper's "Futexes Are Tricky", mutex 2. */
+void ckvm_lua_lock(struct ckvm_lua *lua)
+{
+	int free = 0;
+
+	if (atomic_compare_exchange_strong(&lua->lock, &free, 1))
+		return;
+	while (atomic_exchange(&lua->lock, 2))
+		syscall(SYS_futex, &lua->lock, FUTEX_WAIT_PRIVATE, 2, NULL,
+			NULL, 0);
+}
+
+void ckvm_lua_unlock(struct ckvm_lua *lua)
+{
+	if (atomic_exchange(&lua->lock, 0) == 2)
+		syscall(SYS_futex, &lua->lock, FUTEX_WAKE_PRIVATE, 1, NULL,
+			NULL, 0);
+}
+
+/* The state --------------------------------------------------------------- */
+
+static uint64_t now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* The timer must not find a state that is gone. */
+static int forget_state(lua_State *L)
+{
+	(void)L;
+	ckvm_thread_late(NULL, NULL, 0);
+	return 0;
+}
+
+static lua_State *main_thread(lua_State *L)
+{
+	lua_State *main;
+
+	lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+	main = lua_tothread(L, -1);
+	lua_pop(L, 1);
+	return main;
+}
+
+struct ckvm_lua *ckvm_lua_get(lua_State *L)
+{
+	struct ckvm_lua *lua;
+
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &key);
+	lua = lua_touserdata(L, -1);
+	lua_pop(L, 1);
+	return lua;
+}
+
+struct ckvm_lua *luackvm_state(lua_State *L)
+{
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+
+	if (lua)
+		return lua;
+	lua = lua_newuserdatauv(L, sizeof(*lua), 0);
+	memset(lua, 0, sizeof(*lua));
+	lua->lock = 1; /* whoever loads the module is in the state */
+	lua->running = main_thread(L);
+	lua_createtable(L, 0, 1);
+	lua_pushcfunction(L, forget_state);
+	lua_setfield(L, -2, "__gc");
+	lua_setmetatable(L, -2);
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &key);
+	return lua;
+}
+
+void ckvm_lua_set_hook(struct ckvm_lua *lua, const struct ckvm_hook *hook)
+{
+	lua->hooked = hook;
+	if (hook)
+		lua->hook = *hook;
+}
+
+void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
+{
+	if (lua->running == L)
+		return;
+	/* Somebody resumed L behind our back, and may drop it likewise. */
+	lua_pushthread(L);
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &anchor);
+	lua->running = L;
+}
+
+/* Frames ------------------------------------------------------------------ */
+
+static int unlink_frame(lua_State *L)
+{
+	struct luackvm_frame *frame = lua_touserdata(L, 1);
+	struct luackvm_frame **at = &frame->lua->frame;
+
+	while (*at && *at != frame)
+		at = &(*at)->outer;
+	if (*at)
+		*at = frame->outer;
+	if (!frame->lua->frame)
+		ckvm_thread_late(NULL, NULL, 0);
+	return 0;
+}
+
+/* lua_status() of a coroutine is LUA_OK while it runs, or resumes another. */
+struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
+{
+	struct luackvm_frame *frame = lua->frame;
+
+	while (frame && lua_status(frame->L) != LUA_OK)
+		frame = frame->outer;
+	return frame;
+}
+
+/* Called in a signal handler: nothing but a hook may be set in there. */
+static void late(void *opaque);
+
+void luackvm_link_frame(struct luackvm_frame *frame)
+{
+	struct ckvm_lua *lua = frame->lua;
+
+	lua->frame = luackvm_live_frame(lua);
+	if (lua->frame != frame) {
+		frame->outer = lua->frame;
+		lua->frame = frame;
+	}
+	ckvm_thread_late(late, lua, frame->grace);
+}
+
+void luackvm_push_frame(lua_State *L, struct ckvm_lua *lua, uint64_t grace)
+{
+	struct luackvm_frame *frame;
+
+	frame = lua_newuserdatauv(L, sizeof(*frame), 1);
+	*frame = (struct luackvm_frame){ .lua = lua, .L = L, .grace = grace };
+	lua_pushthread(L);
+	lua_setiuservalue(L, -2, 1);
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &frame_key) != LUA_TTABLE) {
+		lua_pop(L, 1);
+		lua_createtable(L, 0, 2);
+		lua_pushcfunction(L, unlink_frame);
+		lua_setfield(L, -2, "__close");
+		lua_pushcfunction(L, unlink_frame);
+		lua_setfield(L, -2, "__gc");
+		lua_pushvalue(L, -1);
+		lua_rawsetp(L, LUA_REGISTRYINDEX, &frame_key);
+	}
+	lua_setmetatable(L, -2);
+	lua_toclose(L, -1);
+}
+
+/* Stopping ---------------------------------------------------------------- */
+
+void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua)
+{
+	if (!atomic_exchange(&lua->interrupted, false))
+		return;
+	lua_sethook(L, NULL, 0, 0);
+	luaL_error(L, "interrupted!");
+}
+
+static void stop_here(lua_State *L, lua_Debug *unused)
+{
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+	struct luackvm_frame *frame;
+
+	(void)unused;
+	lua_sethook(L, NULL, 0, 0);
+	luackvm_check_interrupt(L, lua);
+	frame = luackvm_live_frame(lua);
+	if (frame && now() >= frame->deadline + frame->grace)
+		luaL_error(L, "handler still running %f s after the deadline",
+			   (double)(now() - frame->deadline) / 1e9);
+}
+
+static void set_hook(struct ckvm_lua *lua)
+{
+	lua_sethook(lua->running, stop_here,
+		    LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
+		    1);
+}
+
+static void late(void *opaque)
+{
+	struct ckvm_lua *lua = opaque;
+
+	if (lua->frame)
+		set_hook(lua);
+}
+
+void ckvm_lua_interrupt(struct ckvm_lua *lua)
+{
+	struct ckvm_vcpu *vcpu = lua->vcpu;
+
+	atomic_store(&lua->interrupted, true);
+	if (vcpu)
+		ckvm_vcpu_interrupt(vcpu);
+	else
+		set_hook(lua);
+}
+
+/* C hosts ----------------------------------------------------------------- */
+
+static int protected_run(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = lua_touserdata(L, 1);
+	const struct ckvm_limits *limits = lua_touserdata(L, 2);
+	struct ckvm_vm *vm = ckvm_vcpu_vm(vcpu);
+
+	lua_settop(L, 0);
+	if (!luackvm_push_known(L, vcpu)) {
+		if (!luackvm_push_known(L, vm))
+			return luaL_error(L, "the vCPU's VM is not known here: "
+					     "ckvm_lua_push_vm comes first");
+		luackvm_push_vcpu(L, 1, vcpu, false);
+		lua_remove(L, 1);
+	}
+	lua_pushinteger(L, luackvm_run_with(L, limits));
+	return 1;
+}
+
+static int add_traceback(lua_State *L)
+{
+	const char *message = lua_tostring(L, 1);
+
+	if (message)
+		luaL_traceback(L, L, message, 1);
+	return 1;
+}
+
+int ckvm_lua_run(lua_State *L, struct ckvm_vcpu *vcpu,
+		 const struct ckvm_limits *limits)
+{
+	int top = lua_gettop(L), status, end;
+
+	if (!lua_checkstack(L, 8))
+		return -ENOMEM;
+	lua_pushcfunction(L, add_traceback);
+	lua_pushcfunction(L, protected_run);
+	lua_pushlightuserdata(L, vcpu);
+	lua_pushlightuserdata(L, (void *)(uintptr_t)limits);
+	status = lua_pcall(L, 2, 1, top + 1);
+	lua_remove(L, top + 1);
+	if (status != LUA_OK)
+		return -ECANCELED;
+	end = (int)lua_tointeger(L, -1);
+	lua_pop(L, 1);
+	return end;
+}

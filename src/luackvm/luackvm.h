@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the binding share with one another. */
+#ifndef LUACKVM_H
+#define LUACKVM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <lua.h>
+#include <lauxlib.h>
+
+#include "ckvm_lua.h"
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* host.c ------------------------------------------------------------------ */
+
+/* A run with a deadline, in the order in which they surround one another. */
+struct luackvm_frame {
+	struct luackvm_frame *outer;
+	struct ckvm_lua *lua;
+	lua_State *L; /* of the coroutine that called run; its user value */
+	uint64_t deadline, grace; /* ns */
+};
+
+struct ckvm_lua {
+	atomic_int lock;		    /* 0 free, 1 held, 2 waited for */
+	atomic_bool interrupted;
+	_Atomic(lua_State *) running;	    /* the coroutine that runs */
+	_Atomic(struct ckvm_vcpu *) vcpu;   /* that the guest runs on */
+	struct luackvm_frame *frame;
+	bool hooked;
+	struct ckvm_hook hook;
+};
+
+/* The binding's state; creates it on first use. Raises for want of memory. */
+struct ckvm_lua *luackvm_state(lua_State *L);
+
+/* L runs now: where it is not known from a coroutine function of ours. */
+void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
+
+/* The innermost frame whose run is not suspended or gone; NULL for none. */
+struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
+
+/* Pushes a frame: a to-be-closed value for the run's stack. */
+void luackvm_push_frame(lua_State *L, struct ckvm_lua *lua, uint64_t grace);
+void luackvm_link_frame(struct luackvm_frame *frame);
+
+/* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
+void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);
+
+static inline void luackvm_lock(struct ckvm_lua *lua)
+{
+	int free = 0;
+
+	if (!atomic_compare_exchange_strong(&lua->lock, &free, 1))
+		ckvm_lua_lock(lua);
+}
+
+static inline void luackvm_unlock(struct ckvm_lua *lua)
+{
+	int held = 1;
+
+	if (!atomic_compare_exchange_strong(&lua->lock, &held, 0))
+		ckvm_lua_unlock(lua);
+}
+
+/* box.c ------------------------------------------------------------------- */
+
+/* What the userdata of an object hold; `object` is NULL once closed. */
+struct luackvm_box {
+	void *object;
+	const struct luackvm_type *type;
+	bool owned; /* close() ends the object, not just Lua's hold on it */
+};
+
+/* A kind of object. Its address is its metatable's key in the registry. */
+struct luackvm_type {
+	const char *name; /* "vCPU": in messages */
+	const luaL_Reg *methods;
+	const luaL_Reg *properties; /* functions of self; NULL: none */
+	void (*release)(struct luackvm_box *box);
+	lua_CFunction close; /* NULL: releases, and no more */
+	int values;	     /* user values */
+};
+
+extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
+	luackvm_memory, luackvm_range, luackvm_buffer;
+
+void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
+
+/* Pushes an empty box, to be filled with luackvm_fill. */
+struct luackvm_box *luackvm_new_box(lua_State *L,
+				    const struct luackvm_type *type);
+
+/* Fills the box on top of the stack, so that luackvm_push_known finds it. */
+void luackvm_fill(lua_State *L, struct luackvm_box *box, void *object,
+		  bool owned);
+
+/* Pushes the box that has this object, or nothing: false. */
+bool luackvm_push_known(lua_State *L, const void *object);
+
+/* The box at index, of that type; raises for another type, NULL never. */
+struct luackvm_box *luackvm_box(lua_State *L, int index,
+				const struct luackvm_type *type);
+
+/* The object in it; raises if it is closed. */
+void *luackvm_check(lua_State *L, int index, const struct luackvm_type *type);
+
+/* The same without raising: NULL. */
+struct luackvm_box *luackvm_test(lua_State *L, int index,
+				 const struct luackvm_type *type);
+
+/* Closes it, if it is not yet; runs no Lua. */
+void luackvm_release(struct luackvm_box *box);
+
+/* error.c ----------------------------------------------------------------- */
+
+/*
+ * Raises what a ckvm function returned, for the caller's line, with a hint
+ * formatted as by lua_pushfstring (NULL: one from experience, or the C
+ * library's text).
+ */
+int luackvm_fail(lua_State *L, int error, const char *format, ...);
+void luackvm_register_error(lua_State *L);
+
+/* For want of descriptors or memory: collects, and true the first time. */
+bool luackvm_retry(lua_State *L, int error, bool *tried);
+
+/* options.c --------------------------------------------------------------- */
+
+/* An option table at index 2 of the method `who`. Raise for what is wrong. */
+void luackvm_check_keys(lua_State *L, int table, const char *who,
+			const char *const *keys);
+bool luackvm_has(lua_State *L, int table, const char *key);
+bool luackvm_flag(lua_State *L, int table, const char *key);
+lua_Integer luackvm_integer(lua_State *L, int table, const char *key,
+			    lua_Integer low, lua_Integer high);
+
+/* Any 64 bits, as an address. */
+uint64_t luackvm_address(lua_State *L, int table, const char *key);
+
+/* Seconds as nanoseconds, not negative. */
+uint64_t luackvm_seconds(lua_State *L, int table, const char *key);
+
+/* "0x1000": pushed, and returned. lua_pushfstring has no such format. */
+const char *luackvm_hex(lua_State *L, uint64_t value);
+
+/* Arguments: an address, and a length that is not negative. */
+uint64_t luackvm_arg_address(lua_State *L, int arg);
+size_t luackvm_arg_length(lua_State *L, int arg);
+
+/* fields.c ---------------------------------------------------------------- */
+
+struct luackvm_struct;
+
+/* One line a field. Scalars are unsigned, and Lua integers. */
+struct luackvm_field {
+	const char *name;
+	uint16_t offset;
+	uint8_t size;  /* bytes of one element */
+	uint8_t count; /* 0: not an array */
+	const struct luackvm_struct *sub; /* NULL: a scalar */
+	uint32_t flag; /* validity bit that naming it sets */
+};
+
+struct luackvm_struct {
+	const char *name; /* the kernel's */
+	size_t size;
+	const struct luackvm_field *fields; /* up to a NULL name */
+	uint16_t flags; /* offset of the 32-bit validity flags; 0: none */
+};
+
+#define LUACKVM_SIZE(type, member) sizeof(((type *)0)->member)
+#define LUACKVM_SCALAR(type, member)                   \
+	{ .name = #member, .offset = offsetof(type, member), \
+	  .size = LUACKVM_SIZE(type, member) }
+
+extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
+	luackvm_kvm_vcpu_events;
+
+void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
+			 const void *data);
+
+/* Lays the table at index over data; raises for unknown fields and ranges. */
+void luackvm_read_struct(lua_State *L, int index,
+			 const struct luackvm_struct *def, void *data);
+
+/* Does the table have as many keys as the struct has fields, all the way? */
+bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def);
+
+uint64_t luackvm_load(const void *data, size_t size);
+void luackvm_store(void *data, size_t size, uint64_t value);
+
+/* The value at index for a field of `size` bytes; raises with the name. */
+uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
+			     size_t size);
+
+/* view.c, exit.c ---------------------------------------------------------- */
+
+int luackvm_regs_view(lua_State *L);
+int luackvm_sregs_view(lua_State *L);
+int luackvm_events_view(lua_State *L);
+int luackvm_exit_view(lua_State *L);
+
+/* The same for the vCPU's box at index, which has an exit. */
+void luackvm_push_exit(lua_State *L, int vcpu);
+
+/* Pushes the exit's name, or its number if it has none. */
+void luackvm_push_exit_name(lua_State *L, uint32_t number);
+
+/* vm.c, vcpu.c ------------------------------------------------------------ */
+
+/* User values of a VM's box, and of a vCPU's. */
+enum { VM_HANDLERS = 1, VM_CHILDREN };
+enum { VCPU_VM = 1, VCPU_CACHE, VCPU_STOP };
+
+/* Keys in a VM's table of handlers: RANGE_SLOTS for each range, from 1 on. */
+enum { SLOT_READ, SLOT_WRITE, SLOT_DEVICE, SLOT_RANGE, RANGE_SLOTS };
+
+/* And this for vm:on; CKVM_EXIT_* and the kernel's numbers. */
+#define ON_KEY(number) (-1 - (lua_Integer)(number))
+
+void luackvm_push_vm(lua_State *L, struct ckvm_vm *vm, bool owned);
+
+/* The VM's box is at index `vm`. */
+void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu,
+		       bool owned);
+
+/* The box on top belongs to the VM at index: it is closed with it. */
+void luackvm_adopt(lua_State *L, int vm);
+
+/* Whoever closes a child lets its VM forget it. */
+void luackvm_disown(lua_State *L, int vm, int child);
+
+int luackvm_create_vcpu(lua_State *L);	/* vcpu.c */
+int luackvm_list_vcpus(lua_State *L);
+int luackvm_add_memory(lua_State *L);	/* memory.c */
+int luackvm_move_memory(lua_State *L);
+int luackvm_dirty_pages(lua_State *L);
+int luackvm_read(lua_State *L);
+int luackvm_write(lua_State *L);
+int luackvm_fill_memory(lua_State *L);
+int luackvm_read_u8(lua_State *L);
+int luackvm_read_u16(lua_State *L);
+int luackvm_read_u32(lua_State *L);
+int luackvm_read_u64(lua_State *L);
+int luackvm_write_u8(lua_State *L);
+int luackvm_write_u16(lua_State *L);
+int luackvm_write_u32(lua_State *L);
+int luackvm_write_u64(lua_State *L);
+int luackvm_attach_io(lua_State *L);	/* bus.c */
+int luackvm_attach_mmio(lua_State *L);
+int luackvm_new_buffer(lua_State *L);	/* buffer.c */
+int luackvm_open(lua_State *L);		/* system.c */
+
+/* A capability, by name or number. */
+unsigned int luackvm_arg_cap(lua_State *L, int arg);
+
+/* run.c ------------------------------------------------------------------- */
+
+int luackvm_run(lua_State *L);
+int luackvm_run_once(lua_State *L);
+int luackvm_finish(lua_State *L);
+int luackvm_stop(lua_State *L);
+int luackvm_kick(lua_State *L);
+
+/* ckvm_lua_run, with the vCPU's box the only value on the stack. Raises. */
+int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits);
+
+/* coroutine.c ------------------------------------------------------------- */
+
+/* Puts resume, wrap and close that keep track into the coroutine library. */
+void luackvm_track_coroutines(lua_State *L, struct ckvm_lua *lua);
+
+#endif

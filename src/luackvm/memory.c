@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest memory: adding, moving, reading, writing, and the pages dirtied. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "luackvm.h"
+
+#define PAGE 4096
+
+static void release(struct luackvm_box *box)
+{
+	ckvm_memory_close(box->object);
+	ckvm_memory_unref(box->object);
+}
+
+static int close_memory(lua_State *L)
+{
+	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_memory);
+
+	lua_settop(L, 1);
+	luackvm_release(box);
+	if (lua_getiuservalue(L, 1, 1) == LUA_TUSERDATA)
+		luackvm_disown(L, 2, 1);
+	return 0;
+}
+
+/* Adding ------------------------------------------------------------------ */
+
+static void check_pages(lua_State *L, const char *name, uint64_t value)
+{
+	if (value % PAGE)
+		luaL_error(L, "%s: %s is not a multiple of the page size, 0x1000",
+			   name, luackvm_hex(L, value));
+}
+
+/* hugepages = true, "2M" or "1G". */
+static void read_hugepages(lua_State *L, struct ckvm_memory_config *config)
+{
+	const char *text;
+
+	if (lua_getfield(L, 2, "hugepages") == LUA_TSTRING) {
+		text = lua_tostring(L, -1);
+		if (!strcmp(text, "2M"))
+			config->hugepage_size = 2u << 20;
+		else if (!strcmp(text, "1G"))
+			config->hugepage_size = 1u << 30;
+		else
+			luaL_error(L, "hugepages: '%s' is neither 2M nor 1G",
+				   text);
+		config->flags |= CKVM_MEMORY_HUGEPAGES;
+	} else if (luackvm_flag(L, 2, "hugepages")) {
+		config->flags |= CKVM_MEMORY_HUGEPAGES;
+	}
+	lua_pop(L, 1);
+}
+
+static void read_config(lua_State *L, struct ckvm_memory_config *config)
+{
+	static const struct {
+		const char *key;
+		uint32_t flag;
+	} flags[] = {
+		{ "readonly", CKVM_MEMORY_READONLY },
+		{ "log_dirty", CKVM_MEMORY_LOG_DIRTY },
+		{ "shared", CKVM_MEMORY_SHARED },
+	};
+
+	config->gpa = luackvm_address(L, 2, "gpa");
+	check_pages(L, "gpa", config->gpa);
+	config->bytes = (uint64_t)luackvm_integer(L, 2, "size", 1,
+						  LUA_MAXINTEGER);
+	check_pages(L, "size", config->bytes);
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+		if (luackvm_flag(L, 2, flags[i].key))
+			config->flags |= flags[i].flag;
+	read_hugepages(L, config);
+	if (luackvm_has(L, 2, "slot")) {
+		config->flags |= CKVM_MEMORY_SLOT;
+		config->slot = (uint32_t)luackvm_integer(L, 2, "slot", 0,
+							 INT32_MAX);
+	}
+	if (luackvm_has(L, 2, "offset")) {
+		config->offset = (uint64_t)luackvm_integer(L, 2, "offset", 0,
+							   LUA_MAXINTEGER);
+		check_pages(L, "offset", config->offset);
+		if (!luackvm_has(L, 2, "file"))
+			luaL_error(L, "offset: of what? 'file' is not given");
+	}
+}
+
+/* The path in `file`, or NULL; on the stack to stay. */
+static const char *file_path(lua_State *L)
+{
+	int type = lua_getfield(L, 2, "file");
+
+	if (type != LUA_TNIL && type != LUA_TSTRING)
+		luaL_error(L, "file: path expected, got %s",
+			   lua_typename(L, type));
+	return lua_tostring(L, -1);
+}
+
+static int describe_failure(lua_State *L, struct ckvm_vm *vm,
+			    const struct ckvm_memory_config *config,
+			    const char *path, int error)
+{
+	struct ckvm_memory *other = NULL;
+	const char *step = ckvm_errop();
+
+	if (!strcmp(step, "slot"))
+		return luackvm_fail(L, error, "slot %d is taken",
+				    (int)config->slot);
+	if (!strcmp(step, "memory") && error == -EINVAL)
+		return luackvm_fail(L, error, "%s bytes at %s do not fit",
+				    luackvm_hex(L, config->bytes),
+				    luackvm_hex(L, config->gpa));
+	if (error == -EEXIST)
+		other = ckvm_vm_find_memory(vm, config->gpa, config->bytes);
+	if (other) {
+		uint64_t gpa = ckvm_memory_gpa(other);
+		uint64_t bytes = ckvm_memory_size(other);
+		int slot = (int)ckvm_memory_slot(other);
+
+		ckvm_memory_unref(other);
+		return luackvm_fail(
+			L, error, "%s bytes at %s overlap slot %d, %s at %s",
+			luackvm_hex(L, config->bytes),
+			luackvm_hex(L, config->gpa), slot,
+			luackvm_hex(L, bytes), luackvm_hex(L, gpa));
+	}
+	if (error == -ENOMEM && config->flags & CKVM_MEMORY_HUGEPAGES)
+		return luackvm_fail(L, error,
+				    "not enough huge pages are reserved: see "
+				    "/proc/sys/vm/nr_hugepages");
+	if (error == -ENOMEM)
+		return luackvm_fail(L, error, "%s bytes of memory",
+				    luackvm_hex(L, config->bytes));
+	if (path && error == -ERANGE)
+		return luackvm_fail(L, error,
+				    "%s is shorter than %s bytes from %s on",
+				    path, luackvm_hex(L, config->bytes),
+				    luackvm_hex(L, config->offset));
+	if (path)
+		return luackvm_fail(L, error, "%s: %s", path,
+				    strerror(-error));
+	return luackvm_fail(L, error, NULL);
+}
+
+static int open_file(const struct ckvm_memory_config *config, const char *path)
+{
+	bool writes = config->flags & CKVM_MEMORY_SHARED &&
+		      !(config->flags & CKVM_MEMORY_READONLY);
+
+	return open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+}
+
+int luackvm_add_memory(lua_State *L)
+{
+	static const char *const keys[] = { "gpa",	 "size",   "slot",
+					    "readonly",	 "log_dirty", "file",
+					    "offset",	 "shared", "hugepages",
+					    NULL };
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_memory_config config = { .size = sizeof(config) };
+	struct ckvm_memory *memory;
+	struct luackvm_box *box;
+	const char *path;
+	bool tried = false;
+	int error;
+
+	luackvm_check_keys(L, 2, "add_memory", keys);
+	lua_settop(L, 2);
+	read_config(L, &config);
+	path = file_path(L);
+	box = luackvm_new_box(L, &luackvm_memory);
+	if (path) {
+		config.flags |= CKVM_MEMORY_FILE;
+		config.fd = open_file(&config, path);
+		if (config.fd < 0)
+			return luaL_error(L, "file: %s: %s", path,
+					  strerror(errno));
+	}
+	do
+		error = ckvm_vm_add_memory(vm, &config, &memory);
+	while (error && luackvm_retry(L, error, &tried));
+	if (path)
+		close(config.fd);
+	if (error)
+		return describe_failure(L, vm, &config, path, error);
+	luackvm_fill(L, box, ckvm_memory_ref(memory), true);
+	lua_pushvalue(L, 1);
+	lua_setiuservalue(L, -2, 1);
+	luackvm_adopt(L, 1);
+	return 1;
+}
+
+/* The memory at index, which must be of the VM at 1. */
+static struct ckvm_memory *check_own(lua_State *L, int index)
+{
+	struct ckvm_memory *memory = luackvm_check(L, index, &luackvm_memory);
+
+	lua_getiuservalue(L, index, 1);
+	luaL_argcheck(L, lua_rawequal(L, -1, 1), index,
+		      "memory of another VM");
+	lua_pop(L, 1);
+	return memory;
+}
+
+int luackvm_move_memory(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_memory *memory = check_own(L, 2);
+	struct ckvm_memory_config config = { 0 };
+	int error;
+
+	config.gpa = luackvm_arg_address(L, 3);
+	config.bytes = ckvm_memory_size(memory);
+	check_pages(L, "gpa", config.gpa);
+	error = ckvm_memory_move(memory, config.gpa);
+	if (error)
+		return describe_failure(L, vm, &config, NULL, error);
+	return 0;
+}
+
+/* The dirty log ----------------------------------------------------------- */
+
+/* A list of page addresses, in order. */
+int luackvm_dirty_pages(lua_State *L)
+{
+	struct ckvm_memory *memory;
+	uint64_t *bitmap, gpa;
+	lua_Integer n = 0;
+	int64_t count;
+	size_t words;
+
+	luackvm_check(L, 1, &luackvm_vm);
+	memory = check_own(L, 2);
+	words = (ckvm_memory_size(memory) / PAGE + 63) / 64;
+	bitmap = lua_newuserdatauv(L, words * 8, 0);
+	count = ckvm_memory_dirty(memory, bitmap, words);
+	if (count == -ENOENT)
+		return luaL_error(L, "the memory was added without log_dirty");
+	if (count < 0)
+		return luackvm_fail(L, (int)count, NULL);
+	gpa = ckvm_memory_gpa(memory);
+	lua_createtable(L, (int)(count < INT32_MAX ? count : 0), 0);
+	for (size_t i = 0; i < words; i++)
+		for (uint64_t bits = bitmap[i]; bits; bits &= bits - 1) {
+			uint64_t page = i * 64 +
+					(unsigned)__builtin_ctzll(bits);
+
+			lua_pushinteger(L, (lua_Integer)(gpa + page * PAGE));
+			lua_rawseti(L, -2, ++n);
+		}
+	return 1;
+}
+
+/* Access ------------------------------------------------------------------ */
+
+static int refuse(lua_State *L, struct ckvm_vm *vm, const char *what,
+		  uint64_t gpa, size_t length, int error)
+{
+	uint64_t found = ckvm_vm_extent(vm, gpa);
+
+	if (error != -EFAULT || found >= length)
+		return luackvm_fail(L, error, NULL);
+	return luaL_error(L, "%s of %I bytes at %s: no memory at %s", what,
+			  (lua_Integer)length, luackvm_hex(L, gpa),
+			  luackvm_hex(L, gpa + found));
+}
+
+int luackvm_read(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2);
+	size_t length = luackvm_arg_length(L, 3);
+	luaL_Buffer buffer;
+	char *data;
+	int error;
+
+	/* Before room is made for it: a length may be anything. */
+	if (ckvm_vm_extent(vm, gpa) < length)
+		return refuse(L, vm, "read", gpa, length, -EFAULT);
+	data = luaL_buffinitsize(L, &buffer, length);
+	error = ckvm_vm_read(vm, gpa, data, length);
+	if (error)
+		return refuse(L, vm, "read", gpa, length, error);
+	luaL_pushresultsize(&buffer, length);
+	return 1;
+}
+
+int luackvm_write(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2);
+	size_t length;
+	const char *data = luaL_checklstring(L, 3, &length);
+	int error = ckvm_vm_write(vm, gpa, data, length);
+
+	return error ? refuse(L, vm, "write", gpa, length, error) : 0;
+}
+
+int luackvm_fill_memory(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2);
+	size_t length = luackvm_arg_length(L, 3);
+	lua_Integer byte = luaL_optinteger(L, 4, 0);
+	int error;
+
+	luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
+	error = ckvm_vm_fill(vm, gpa, (uint8_t)byte, length);
+	return error ? refuse(L, vm, "fill", gpa, length, error) : 0;
+}
+
+static int read_number(lua_State *L, size_t size)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2), value = 0;
+	int error = ckvm_vm_read(vm, gpa, &value, size);
+
+	if (error)
+		return refuse(L, vm, "read", gpa, size, error);
+	lua_pushinteger(L, (lua_Integer)value);
+	return 1;
+}
+
+/* Signed and unsigned values of that size, and nothing larger. */
+static int write_number(lua_State *L, size_t size)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2);
+	lua_Integer value = luaL_checkinteger(L, 3);
+	int bits = (int)size * 8, error;
+
+	if (bits < 64)
+		luaL_argcheck(L, value >= -((lua_Integer)1 << (bits - 1)) &&
+					 value < (lua_Integer)1 << bits, 3,
+			      lua_pushfstring(L, "%I does not fit in %d bits",
+					      value, bits));
+	error = ckvm_vm_write(vm, gpa, &value, size);
+	return error ? refuse(L, vm, "write", gpa, size, error) : 0;
+}
+
+#define ACCESSORS(bits)                               \
+	int luackvm_read_u##bits(lua_State *L)        \
+	{                                             \
+		return read_number(L, (bits) / 8);    \
+	}                                             \
+	int luackvm_write_u##bits(lua_State *L)       \
+	{                                             \
+		return write_number(L, (bits) / 8);   \
+	}
+
+ACCESSORS(8)
+ACCESSORS(16)
+ACCESSORS(32)
+ACCESSORS(64)
+
+/* The object -------------------------------------------------------------- */
+
+static int push_gpa(lua_State *L)
+{
+	const struct ckvm_memory *memory =
+		luackvm_check(L, 1, &luackvm_memory);
+
+	lua_pushinteger(L, (lua_Integer)ckvm_memory_gpa(memory));
+	return 1;
+}
+
+static int push_size(lua_State *L)
+{
+	const struct ckvm_memory *memory =
+		luackvm_check(L, 1, &luackvm_memory);
+
+	lua_pushinteger(L, (lua_Integer)ckvm_memory_size(memory));
+	return 1;
+}
+
+static int push_slot(lua_State *L)
+{
+	const struct ckvm_memory *memory =
+		luackvm_check(L, 1, &luackvm_memory);
+
+	lua_pushinteger(L, ckvm_memory_slot(memory));
+	return 1;
+}
+
+static const luaL_Reg properties[] = {
+	{ "gpa", push_gpa },
+	{ "size", push_size },
+	{ "slot", push_slot },
+	{ NULL, NULL },
+};
+
+const struct luackvm_type luackvm_memory = {
+	.name = "memory",
+	.properties = properties,
+	.release = release,
+	.close = close_memory,
+	.values = 1,
+};

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* Option tables and arguments, with messages that name what is wrong. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "luackvm.h"
+
+static bool is_known(const char *const *keys, const char *key)
+{
+	for (; *keys; keys++)
+		if (!strcmp(*keys, key))
+			return true;
+	return false;
+}
+
+void luackvm_check_keys(lua_State *L, int table, const char *who,
+			const char *const *keys)
+{
+	luaL_checktype(L, table, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
+		if (lua_type(L, -2) == LUA_TSTRING &&
+		    is_known(keys, lua_tostring(L, -2)))
+			continue;
+		lua_pushvalue(L, -2);
+		luaL_error(L, "%s: unknown option '%s'", who,
+			   luaL_tolstring(L, -1, NULL));
+	}
+}
+
+bool luackvm_has(lua_State *L, int table, const char *key)
+{
+	bool has = lua_getfield(L, table, key) != LUA_TNIL;
+
+	lua_pop(L, 1);
+	return has;
+}
+
+bool luackvm_flag(lua_State *L, int table, const char *key)
+{
+	int type = lua_getfield(L, table, key);
+	bool on = lua_toboolean(L, -1);
+
+	lua_pop(L, 1);
+	if (type != LUA_TNIL && type != LUA_TBOOLEAN)
+		luaL_error(L, "%s: true or false expected, got %s", key,
+			   lua_typename(L, type));
+	return on;
+}
+
+/* An integer, or a float that is one. Strings are not numbers here. */
+static lua_Integer to_integer(lua_State *L, int index, const char *key)
+{
+	int ok = 0;
+	lua_Integer value = 0;
+
+	if (lua_type(L, index) != LUA_TNUMBER)
+		luaL_error(L, "%s: integer expected, got %s", key,
+			   luaL_typename(L, index));
+	value = lua_tointegerx(L, index, &ok);
+	if (!ok)
+		luaL_error(L, "%s: %s is not a 64-bit integer", key,
+			   lua_tostring(L, index));
+	return value;
+}
+
+lua_Integer luackvm_integer(lua_State *L, int table, const char *key,
+			    lua_Integer low, lua_Integer high)
+{
+	lua_Integer value;
+
+	lua_getfield(L, table, key);
+	value = to_integer(L, -1, key);
+	lua_pop(L, 1);
+	if (value < low || value > high)
+		luaL_error(L, "%s: %I is not between %I and %I", key, value,
+			   low, high);
+	return value;
+}
+
+uint64_t luackvm_address(lua_State *L, int table, const char *key)
+{
+	lua_Integer value;
+
+	lua_getfield(L, table, key);
+	value = to_integer(L, -1, key);
+	lua_pop(L, 1);
+	return (uint64_t)value;
+}
+
+uint64_t luackvm_seconds(lua_State *L, int table, const char *key)
+{
+	lua_Number seconds;
+	int type = lua_getfield(L, table, key);
+
+	seconds = lua_tonumber(L, -1);
+	lua_pop(L, 1);
+	if (type != LUA_TNUMBER)
+		luaL_error(L, "%s: seconds expected, got %s", key,
+			   lua_typename(L, type));
+	if (!(seconds >= 0)) /* nor NaN */
+		luaL_error(L, "%s: %f is not a time from now on", key, seconds);
+	return seconds < 9e9 ? (uint64_t)(seconds * 1e9) : INT64_MAX;
+}
+
+const char *luackvm_hex(lua_State *L, uint64_t value)
+{
+	char text[2 + 16 + 1];
+
+	snprintf(text, sizeof(text), "0x%" PRIx64, value);
+	return lua_pushstring(L, text);
+}
+
+uint64_t luackvm_arg_address(lua_State *L, int arg)
+{
+	if (lua_type(L, arg) != LUA_TNUMBER)
+		luaL_typeerror(L, arg, "address");
+	return (uint64_t)luaL_checkinteger(L, arg);
+}
+
+size_t luackvm_arg_length(lua_State *L, int arg)
+{
+	lua_Integer length = luaL_checkinteger(L, arg);
+
+	luaL_argcheck(L, length >= 0, arg,
+		      lua_pushfstring(L, "length %I is negative", length));
+	return (size_t)length;
+}

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vcpu:run(): the loop of libckvm, and Lua handlers for what it hands back.
+ *
+ * The stack of a run: the vCPU's box, the VM's handlers, and (where there is a
+ * deadline) a frame. A handler may raise or yield out of here at any call, and
+ * may close the vCPU or begin another run of it; nothing else is held, and all
+ * of that is looked at again when the handler is back.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "luackvm.h"
+
+enum { VCPU = 1, HANDLERS, FRAME };
+
+/* How long a handler may go on after the deadline, before it is stopped. */
+#define LEAST_GRACE 50000000u	/* ns */
+#define MOST_GRACE 1000000000u
+
+static const char *const ends[] = {
+	[CKVM_STOPPED] = "stopped",
+	[CKVM_KICKED] = "kicked",
+	[CKVM_TIMEOUT] = "timeout",
+	[CKVM_EXITS] = "exits",
+};
+
+static struct ckvm_vcpu *vcpu_of(lua_State *L)
+{
+	struct luackvm_box *box = lua_touserdata(L, VCPU);
+
+	return box->object;
+}
+
+/* Into the guest: the one place where the lock is given up. */
+static inline int enter(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu)
+{
+	int end;
+
+	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
+	luackvm_unlock(lua);
+	end = ckvm_vcpu_continue(vcpu);
+	luackvm_lock(lua);
+	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+	return end;
+}
+
+/* Calls ------------------------------------------------------------------- */
+
+/* What a handler was called for. Goes with the run's serial in the context. */
+enum call {
+	CALL_READ,
+	CALL_WRITE,
+	CALL_UNCLAIMED_READ,
+	CALL_UNCLAIMED_WRITE,
+	CALL_EXIT,
+	CALL_FATAL, /* an exit that ends the run unless the handler says true */
+};
+
+static inline lua_KContext make_context(const struct ckvm_vcpu *vcpu,
+					enum call call)
+{
+	return (lua_KContext)ckvm_vcpu_run_serial(vcpu) << 8 | call;
+}
+
+static inline enum call call_of(lua_KContext context)
+{
+	return (enum call)(context & 0xff);
+}
+
+/* Pushes the handler of a range and its arguments; returns how many. */
+static inline int push_range_call(lua_State *L,
+				  const struct ckvm_access *access)
+{
+	uintptr_t opaque = (uintptr_t)access->opaque;
+	lua_Integer base = (lua_Integer)(opaque / 2);
+	int args = 3;
+
+	lua_rawgeti(L, HANDLERS, base + access->is_write);
+	if (opaque & 1) {
+		lua_rawgeti(L, HANDLERS, base + SLOT_DEVICE);
+		lua_pushinteger(L, (lua_Integer)access->offset);
+	} else {
+		lua_pushinteger(L, (lua_Integer)access->address);
+	}
+	if (access->is_write) {
+		lua_pushinteger(L, (lua_Integer)access->value);
+		args++;
+	}
+	lua_pushinteger(L, access->length);
+	if (opaque & 1)
+		return args;
+	if (access->batched)
+		lua_pushnil(L);
+	else
+		lua_pushvalue(L, VCPU);
+	return args;
+}
+
+static uint32_t access_number(const struct ckvm_access *access)
+{
+	return CKVM_EXIT_IO_IN + access->space * 2u + access->is_write;
+}
+
+/* Likewise for vm:on("io_in") and its kin. */
+static int push_unclaimed_call(lua_State *L, const struct ckvm_access *access)
+{
+	lua_rawgeti(L, HANDLERS, ON_KEY(access_number(access)));
+	lua_pushinteger(L, (lua_Integer)access->address);
+	if (access->is_write)
+		lua_pushinteger(L, (lua_Integer)access->value);
+	lua_pushinteger(L, access->length);
+	if (access->batched)
+		lua_pushnil(L);
+	else
+		lua_pushvalue(L, VCPU);
+	return 3 + access->is_write;
+}
+
+/* Pushes vm:on's handler for any other exit and its arguments, if there is. */
+static bool push_exit_call(lua_State *L, uint32_t exit)
+{
+	if (exit >= CKVM_EXIT_IO_IN ||
+	    lua_rawgeti(L, HANDLERS, ON_KEY(exit)) != LUA_TFUNCTION)
+		return false;
+	luackvm_push_exit(L, VCPU);
+	lua_pushvalue(L, VCPU);
+	return true;
+}
+
+static enum call call_for_exit(uint32_t exit)
+{
+	switch (exit) {
+	case KVM_EXIT_SHUTDOWN:
+	case KVM_EXIT_FAIL_ENTRY:
+	case KVM_EXIT_INTERNAL_ERROR:
+		return CALL_FATAL;
+	default:
+		return CALL_EXIT;
+	}
+}
+
+/* Results ----------------------------------------------------------------- */
+
+static void push_range_name(lua_State *L, const struct ckvm_access *access)
+{
+	lua_Integer base = (lua_Integer)((uintptr_t)access->opaque / 2);
+	const struct luackvm_box *box;
+	uint64_t first, last;
+
+	lua_pushliteral(L, "");
+	if (!access->range)
+		return;
+	lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
+	box = luackvm_test(L, -1, &luackvm_range);
+	if (!box || box->object != access->range)
+		return; /* detached meanwhile */
+	first = ckvm_range_first(access->range);
+	last = first + (ckvm_range_count(access->range) - 1);
+	lua_pushfstring(L, " (range %s-%s)", luackvm_hex(L, first),
+			luackvm_hex(L, last));
+}
+
+/* The result is on top. */
+static void refuse_answer(lua_State *L, const struct ckvm_access *access)
+{
+	int result = lua_gettop(L);
+	const char *got = lua_type(L, result) == LUA_TNUMBER
+				  ? lua_tostring(L, result)
+				  : luaL_typename(L, result);
+
+	push_range_name(L, access);
+	luaL_error(L, "handler of %s at %s%s returned %s, not an integer",
+		   ckvm_exit_name(access_number(access)),
+		   luackvm_hex(L, access->address),
+		   lua_tostring(L, result + 1), got);
+}
+
+static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
+{
+	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
+	lua_Integer value = 0;
+	int ok = 0;
+
+	/* A string that looks like a number is not one. */
+	if (lua_type(L, -1) == LUA_TNUMBER)
+		value = lua_tointegerx(L, -1, &ok);
+	if (!ok)
+		refuse_answer(L, access);
+	ckvm_vcpu_answer(vcpu, (uint64_t)value);
+}
+
+/* A handler's result is on top: does the run go on? */
+static inline bool take_result(lua_State *L, struct ckvm_vcpu *vcpu,
+			       enum call call)
+{
+	bool is_false = lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+
+	switch (call) {
+	case CALL_READ:
+		answer(L, vcpu);
+		return true;
+	case CALL_WRITE:
+		return true;
+	case CALL_UNCLAIMED_READ:
+		if (!is_false)
+			answer(L, vcpu);
+		return !is_false;
+	case CALL_FATAL:
+		return lua_toboolean(L, -1);
+	default:
+		return !is_false;
+	}
+}
+
+/* The loop ---------------------------------------------------------------- */
+
+/* The vCPU, if the run that called the handler is still the vCPU's. */
+static inline struct ckvm_vcpu *check_run(lua_State *L, lua_KContext context)
+{
+	struct ckvm_vcpu *vcpu = vcpu_of(L);
+
+	if (!vcpu)
+		luaL_error(L, "the vCPU was closed by a handler of its run");
+	if (ckvm_vcpu_run_serial(vcpu) != (uint32_t)(context >> 8))
+		luaL_error(L, "run abandoned: another run of the vCPU has "
+			      "begun");
+	return vcpu;
+}
+
+/* Pushes the handler for what the loop returned. False: the run is over. */
+static inline bool push_call(lua_State *L, struct ckvm_vcpu *vcpu, int end,
+			     int *args, enum call *call)
+{
+	const struct ckvm_access *access;
+	uint32_t exit;
+
+	if (end == CKVM_ACCESS) {
+		access = ckvm_vcpu_access(vcpu);
+		if (access->range) {
+			*call = access->is_write ? CALL_WRITE : CALL_READ;
+			*args = push_range_call(L, access);
+		} else {
+			*call = access->is_write ? CALL_UNCLAIMED_WRITE
+						 : CALL_UNCLAIMED_READ;
+			*args = push_unclaimed_call(L, access);
+		}
+		return true;
+	}
+	if (end != CKVM_EXIT)
+		return false;
+	exit = ckvm_vcpu_exit_number(vcpu);
+	*call = call_for_exit(exit);
+	*args = 2;
+	return push_exit_call(L, exit);
+}
+
+/* Calls handlers until the run is over; returns how it ended, >= 0. */
+static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
+		 int end, lua_KFunction returned)
+{
+	lua_KContext context;
+	enum call call;
+	int args;
+
+	for (;;) {
+		if (end == -EINTR) {
+			luackvm_check_interrupt(L, lua);
+			end = enter(lua, vcpu);
+			continue;
+		}
+		if (!push_call(L, vcpu, end, &args, &call))
+			break;
+		context = make_context(vcpu, call);
+		lua_callk(L, args, 1, context, returned);
+		vcpu = check_run(L, context);
+		if (!take_result(L, vcpu, call))
+			return CKVM_EXIT;
+		lua_settop(L, FRAME);
+		end = enter(lua, vcpu);
+	}
+	return end < 0 ? luackvm_fail(L, end, NULL) : end;
+}
+
+/* A handler has yielded, and its coroutine was resumed until it returned. */
+static int go_on(lua_State *L, int status, lua_KContext context,
+		 lua_KFunction returned)
+{
+	struct ckvm_vcpu *vcpu = check_run(L, context);
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+	struct luackvm_frame *frame = lua_touserdata(L, FRAME);
+
+	luackvm_enter(lua, L);
+	if (status == LUA_YIELD) {
+		ckvm_vcpu_rest(vcpu);
+		if (frame) {
+			frame->deadline = ckvm_vcpu_deadline(vcpu);
+			luackvm_link_frame(frame);
+		}
+	}
+	if (!take_result(L, vcpu, call_of(context)))
+		return CKVM_EXIT;
+	lua_settop(L, FRAME);
+	return serve(L, lua, vcpu, enter(lua, vcpu), returned);
+}
+
+/* Starting ---------------------------------------------------------------- */
+
+/* An inner run ends with the one around it. */
+static void inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits)
+{
+	const struct luackvm_frame *outer = luackvm_live_frame(lua);
+
+	if (!outer)
+		return;
+	if (!(limits->flags & CKVM_LIMIT_DEADLINE) ||
+	    outer->deadline < limits->deadline_ns)
+		limits->deadline_ns = outer->deadline;
+	limits->flags |= CKVM_LIMIT_DEADLINE;
+}
+
+static uint64_t choose_grace(const struct ckvm_limits *limits)
+{
+	uint64_t grace = limits->flags & CKVM_LIMIT_TIMEOUT
+				 ? limits->timeout_ns
+				 : LEAST_GRACE;
+
+	return grace < LEAST_GRACE  ? LEAST_GRACE
+	       : grace > MOST_GRACE ? MOST_GRACE
+				    : grace;
+}
+
+static int run_returned(lua_State *L, int status, lua_KContext context);
+
+/* Fills the stack of a run from the vCPU's box, which is alone on it. */
+static void push_handlers(lua_State *L)
+{
+	luaL_checkstack(L, 16, NULL);
+	lua_getiuservalue(L, VCPU, VCPU_VM);
+	lua_getiuservalue(L, -1, VM_HANDLERS);
+	lua_replace(L, HANDLERS);
+}
+
+/* The vCPU's box is alone on the stack. Returns how the run ended. */
+static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
+{
+	struct ckvm_vcpu *vcpu = vcpu_of(L);
+	struct luackvm_frame *frame = NULL;
+	int end;
+
+	luackvm_enter(lua, L);
+	push_handlers(L);
+	lua_pushnil(L);
+	lua_setiuservalue(L, VCPU, VCPU_STOP);
+
+	limits->flags |= CKVM_LIMIT_SIGNALS;
+	inherit_deadline(lua, limits);
+	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE)) {
+		luackvm_push_frame(L, lua, choose_grace(limits));
+		frame = lua_touserdata(L, FRAME);
+		frame->deadline = UINT64_MAX;
+		luackvm_link_frame(frame);
+	} else {
+		lua_pushnil(L);
+	}
+
+	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
+	luackvm_unlock(lua);
+	end = ckvm_vcpu_run(vcpu, limits);
+	luackvm_lock(lua);
+	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+	if (frame)
+		frame->deadline = ckvm_vcpu_deadline(vcpu);
+	return serve(L, lua, vcpu, end, run_returned);
+}
+
+static void read_limits(lua_State *L, struct ckvm_limits *limits)
+{
+	static const char *const keys[] = { "timeout", "exits", NULL };
+
+	luackvm_check_keys(L, 2, "run", keys);
+	if (luackvm_has(L, 2, "timeout")) {
+		limits->flags |= CKVM_LIMIT_TIMEOUT;
+		limits->timeout_ns = luackvm_seconds(L, 2, "timeout");
+	}
+	if (luackvm_has(L, 2, "exits")) {
+		limits->flags |= CKVM_LIMIT_EXITS;
+		limits->exits = (uint64_t)luackvm_integer(L, 2, "exits", 0,
+							  LUA_MAXINTEGER);
+	}
+}
+
+/* What vcpu:run returns: why, and the value given to stop. */
+static int push_end(lua_State *L, int end)
+{
+	struct ckvm_vcpu *vcpu = vcpu_of(L);
+
+	if (end == CKVM_EXIT)
+		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(vcpu));
+	else
+		lua_pushstring(L, ends[end]);
+	if (end != CKVM_STOPPED)
+		return 1;
+	lua_getiuservalue(L, VCPU, VCPU_STOP);
+	lua_pushnil(L);
+	lua_setiuservalue(L, VCPU, VCPU_STOP);
+	return 2;
+}
+
+static int run_returned(lua_State *L, int status, lua_KContext context)
+{
+	return push_end(L, go_on(L, status, context, run_returned));
+}
+
+/* vcpu:run{ timeout =, exits = } */
+int luackvm_run(lua_State *L)
+{
+	struct ckvm_limits limits = { .size = sizeof(limits) };
+
+	luackvm_check(L, 1, &luackvm_vcpu);
+	if (!lua_isnoneornil(L, 2))
+		read_limits(L, &limits);
+	lua_settop(L, 1);
+	return push_end(L, start(L, ckvm_lua_get(L), &limits));
+}
+
+int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
+{
+	struct ckvm_limits copy = { .size = sizeof(copy) };
+
+	if (limits)
+		memcpy(&copy, limits,
+		       limits->size < sizeof(copy) ? limits->size
+						   : sizeof(copy));
+	return start(L, ckvm_lua_get(L), &copy);
+}
+
+/* Beside run -------------------------------------------------------------- */
+
+/* vcpu:run_once(): the exit's name, or "kicked". */
+int luackvm_run_once(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+	int error;
+
+	do {
+		luackvm_check_interrupt(L, lua);
+		atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
+		luackvm_unlock(lua);
+		error = ckvm_vcpu_run_once(vcpu);
+		luackvm_lock(lua);
+		atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+	} while (error == -EINTR && strcmp(ckvm_errop(), "kick"));
+	if (error == -EINTR)
+		lua_pushliteral(L, "kicked");
+	else if (error)
+		return luackvm_fail(L, error, NULL);
+	else
+		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(vcpu));
+	return 1;
+}
+
+/* Nothing when done; the name of an exit that nobody handles. */
+static int push_finish(lua_State *L, int end)
+{
+	return end == CKVM_EXIT ? push_end(L, end) : 0;
+}
+
+static int finish_returned(lua_State *L, int status, lua_KContext context)
+{
+	return push_finish(L, go_on(L, status, context, finish_returned));
+}
+
+/* vcpu:finish() */
+int luackvm_finish(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
+	int end;
+
+	lua_settop(L, 1);
+	push_handlers(L);
+	lua_pushnil(L); /* no frame: the run around it has one */
+	end = ckvm_vcpu_finish(vcpu);
+	return push_finish(L, serve(L, ckvm_lua_get(L), vcpu, end,
+				    finish_returned));
+}
+
+/* vcpu:stop([value]) */
+int luackvm_stop(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
+	int error = ckvm_vcpu_stop(vcpu);
+
+	if (error)
+		return luaL_error(L, "stop: the vCPU is not in a run");
+	lua_settop(L, 2);
+	lua_setiuservalue(L, 1, VCPU_STOP);
+	return 0;
+}
+
+/* vcpu:kick() */
+int luackvm_kick(lua_State *L)
+{
+	ckvm_vcpu_kick(luackvm_check(L, 1, &luackvm_vcpu));
+	return 0;
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* ckvm.open() and the methods of what it returns: /dev/kvm. */
+#include <errno.h>
+
+#include "luackvm.h"
+
+/* ckvm.open(path) or ckvm.open{ path =, sync_regs = }. */
+int luackvm_open(lua_State *L)
+{
+	static const char *const keys[] = { "path", "sync_regs", NULL };
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+	struct ckvm_options options = { .size = sizeof(options) };
+	struct luackvm_box *box;
+	struct ckvm *kvm;
+	bool tried = false;
+	int error;
+
+	if (lua_istable(L, 1)) {
+		luackvm_check_keys(L, 1, "open", keys);
+		if (luackvm_has(L, 1, "sync_regs") &&
+		    !luackvm_flag(L, 1, "sync_regs"))
+			options.flags |= CKVM_NO_SYNC_REGS;
+		lua_getfield(L, 1, "path");
+		lua_replace(L, 1);
+	}
+	options.path = luaL_optstring(L, 1, NULL);
+	if (lua->hooked)
+		options.hook = &lua->hook;
+	box = luackvm_new_box(L, &luackvm_system);
+	do
+		error = ckvm_open(&options, &kvm);
+	while (error && luackvm_retry(L, error, &tried));
+	if (error && options.path && error == -ENOENT)
+		return luackvm_fail(L, error, "%s: no such file", options.path);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_fill(L, box, kvm, true);
+	return 1;
+}
+
+static void release(struct luackvm_box *box)
+{
+	ckvm_close(box->object);
+}
+
+static int push_count(lua_State *L, int result)
+{
+	if (result < 0)
+		return luackvm_fail(L, result, NULL);
+	lua_pushinteger(L, result);
+	return 1;
+}
+
+static int get_api_version(lua_State *L)
+{
+	return push_count(
+		L, ckvm_get_api_version(luackvm_check(L, 1, &luackvm_system)));
+}
+
+static int get_vcpu_mmap_size(lua_State *L)
+{
+	return push_count(L, ckvm_get_vcpu_mmap_size(
+				     luackvm_check(L, 1, &luackvm_system)));
+}
+
+static int check_extension(lua_State *L)
+{
+	struct ckvm *kvm = luackvm_check(L, 1, &luackvm_system);
+
+	return push_count(L,
+			  ckvm_check_extension(kvm, luackvm_arg_cap(L, 2)));
+}
+
+unsigned int luackvm_arg_cap(lua_State *L, int arg)
+{
+	lua_Integer number;
+	const char *name;
+
+	if (lua_type(L, arg) == LUA_TNUMBER) {
+		number = luaL_checkinteger(L, arg);
+		luaL_argcheck(L, number >= 0 && number <= INT32_MAX, arg,
+			      "not a capability's number");
+		return (unsigned int)number;
+	}
+	name = luaL_checkstring(L, arg);
+	number = ckvm_cap_number(name);
+	luaL_argcheck(L, number >= 0, arg,
+		      lua_pushfstring(L, "unknown capability '%s'", name));
+	return (unsigned int)number;
+}
+
+static int create_vm(lua_State *L)
+{
+	static const char *const keys[] = { "type", NULL };
+	struct ckvm *kvm = luackvm_check(L, 1, &luackvm_system);
+	unsigned long type = 0;
+	struct ckvm_vm *vm;
+	bool tried = false;
+	int error;
+
+	if (!lua_isnoneornil(L, 2)) {
+		luackvm_check_keys(L, 2, "create_vm", keys);
+		if (luackvm_has(L, 2, "type"))
+			type = (unsigned long)luackvm_integer(L, 2, "type", 0,
+							      LUA_MAXINTEGER);
+	}
+	do
+		error = ckvm_create_vm(kvm, type, &vm);
+	while (error && luackvm_retry(L, error, &tried));
+	if (error == -EINVAL)
+		return luackvm_fail(L, error, "no VM type %d on this KVM",
+				    (int)type);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_push_vm(L, vm, true);
+	return 1;
+}
+
+static const luaL_Reg methods[] = {
+	{ "get_api_version", get_api_version },
+	{ "get_vcpu_mmap_size", get_vcpu_mmap_size },
+	{ "check_extension", check_extension },
+	{ "create_vm", create_vm },
+	{ NULL, NULL },
+};
+
+const struct luackvm_type luackvm_system = {
+	.name = "kvm",
+	.methods = methods,
+	.release = release,
+};

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT */
+/* Virtual processors: creating, listing, registers and properties. */
+#include <errno.h>
+
+#include "luackvm.h"
+
+void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu, bool owned)
+{
+	struct luackvm_box *box;
+
+	vm = lua_absindex(L, vm);
+	box = luackvm_new_box(L, &luackvm_vcpu);
+	luackvm_fill(L, box, vcpu, owned);
+	ckvm_vcpu_ref(vcpu);
+	lua_pushvalue(L, vm);
+	lua_setiuservalue(L, -2, VCPU_VM);
+	lua_createtable(L, 0, 4);
+	lua_setiuservalue(L, -2, VCPU_CACHE);
+	luackvm_adopt(L, vm);
+}
+
+static void release(struct luackvm_box *box)
+{
+	if (box->owned)
+		ckvm_vcpu_close(box->object);
+	ckvm_vcpu_unref(box->object);
+}
+
+static int close_vcpu(lua_State *L)
+{
+	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_vcpu);
+
+	lua_settop(L, 1);
+	luackvm_release(box);
+	if (lua_getiuservalue(L, 1, VCPU_VM) == LUA_TUSERDATA)
+		luackvm_disown(L, 2, 1);
+	return 0;
+}
+
+int luackvm_create_vcpu(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	lua_Integer id = luaL_optinteger(L, 2, 0);
+	struct ckvm_vcpu *vcpu;
+	bool tried = false;
+	int error;
+
+	luaL_argcheck(L, id >= 0, 2,
+		      lua_pushfstring(L, "vCPU id %I is negative", id));
+	do
+		error = ckvm_vm_create_vcpu(vm, (unsigned long)id, &vcpu);
+	while (error && luackvm_retry(L, error, &tried));
+	if (error == -EEXIST)
+		return luackvm_fail(L, error, "vCPU %I exists already", id);
+	if (error == -EINVAL)
+		return luackvm_fail(
+			L, error,
+			"vCPU id %I: beyond this KVM's max_vcpu_id, or one "
+			"vCPU too many", id);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_push_vcpu(L, 1, vcpu, true);
+	return 1;
+}
+
+/* vm.vcpus: a fresh list, by id. */
+int luackvm_list_vcpus(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_vcpu *vcpu;
+	unsigned long id = 0;
+
+	lua_newtable(L);
+	for (int i = 1; (vcpu = ckvm_vm_find_vcpu(vm, id)); i++) {
+		id = ckvm_vcpu_id(vcpu) + 1;
+		if (!luackvm_push_known(L, vcpu))
+			luackvm_push_vcpu(L, 1, vcpu, false);
+		ckvm_vcpu_unref(vcpu);
+		lua_rawseti(L, -2, i);
+	}
+	return 1;
+}
+
+/* Registers --------------------------------------------------------------- */
+
+static struct ckvm_vcpu *self(lua_State *L)
+{
+	return luackvm_check(L, 1, &luackvm_vcpu);
+}
+
+static int got(lua_State *L, int error, const struct luackvm_struct *def,
+	       const void *data)
+{
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_push_struct(L, def, data);
+	return 1;
+}
+
+static int set(lua_State *L, int error)
+{
+	return error ? luackvm_fail(L, error, NULL) : 0;
+}
+
+/* Must the fields that the table at 2 leaves out be got first? */
+static bool is_partial(lua_State *L, const struct luackvm_struct *def)
+{
+	luaL_checktype(L, 2, LUA_TTABLE);
+	return !luackvm_is_full(L, 2, def);
+}
+
+static int get_regs(lua_State *L)
+{
+	struct kvm_regs regs;
+	int error = ckvm_vcpu_get_regs(self(L), &regs);
+
+	return got(L, error, &luackvm_kvm_regs, &regs);
+}
+
+static int set_regs(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = self(L);
+	struct kvm_regs regs = { 0 };
+	int error = 0;
+
+	if (is_partial(L, &luackvm_kvm_regs))
+		error = ckvm_vcpu_get_regs(vcpu, &regs);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_read_struct(L, 2, &luackvm_kvm_regs, &regs);
+	return set(L, ckvm_vcpu_set_regs(vcpu, &regs));
+}
+
+static int get_sregs(lua_State *L)
+{
+	struct kvm_sregs sregs;
+	int error = ckvm_vcpu_get_sregs(self(L), &sregs);
+
+	return got(L, error, &luackvm_kvm_sregs, &sregs);
+}
+
+static int set_sregs(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = self(L);
+	struct kvm_sregs sregs = { 0 };
+	int error = 0;
+
+	if (is_partial(L, &luackvm_kvm_sregs))
+		error = ckvm_vcpu_get_sregs(vcpu, &sregs);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_read_struct(L, 2, &luackvm_kvm_sregs, &sregs);
+	return set(L, ckvm_vcpu_set_sregs(vcpu, &sregs));
+}
+
+static int get_vcpu_events(lua_State *L)
+{
+	struct kvm_vcpu_events events;
+	int error = ckvm_vcpu_get_vcpu_events(self(L), &events);
+
+	return got(L, error, &luackvm_kvm_vcpu_events, &events);
+}
+
+static int set_vcpu_events(lua_State *L)
+{
+	struct ckvm_vcpu *vcpu = self(L);
+	struct kvm_vcpu_events events = { 0 };
+	int error = 0;
+
+	if (is_partial(L, &luackvm_kvm_vcpu_events))
+		error = ckvm_vcpu_get_vcpu_events(vcpu, &events);
+	if (error)
+		return luackvm_fail(L, error, NULL);
+	luackvm_read_struct(L, 2, &luackvm_kvm_vcpu_events, &events);
+	return set(L, ckvm_vcpu_set_vcpu_events(vcpu, &events));
+}
+
+/* Properties -------------------------------------------------------------- */
+
+static int push_vm(lua_State *L)
+{
+	luackvm_box(L, 1, &luackvm_vcpu);
+	lua_getiuservalue(L, 1, VCPU_VM);
+	return 1;
+}
+
+static int push_id(lua_State *L)
+{
+	lua_pushinteger(L, (lua_Integer)ckvm_vcpu_id(self(L)));
+	return 1;
+}
+
+static void set_count(lua_State *L, uint32_t exit, uint64_t count)
+{
+	if (!count)
+		return;
+	luackvm_push_exit_name(L, exit);
+	lua_pushinteger(L, (lua_Integer)count);
+	lua_rawset(L, -3);
+}
+
+static void push_exit_counts(lua_State *L, const struct ckvm_stats *stats)
+{
+	lua_newtable(L);
+	for (uint32_t i = 0; i < CKVM_STATS_EXITS; i++)
+		if (i != KVM_EXIT_IO && i != KVM_EXIT_MMIO)
+			set_count(L, i, stats->exits[i]);
+	set_count(L, CKVM_EXIT_IO_OUT, stats->io_out);
+	set_count(L, CKVM_EXIT_IO_IN,
+		  stats->exits[KVM_EXIT_IO] - stats->io_out);
+	set_count(L, CKVM_EXIT_MMIO_WRITE, stats->mmio_write);
+	set_count(L, CKVM_EXIT_MMIO_READ,
+		  stats->exits[KVM_EXIT_MMIO] - stats->mmio_write);
+}
+
+/* vcpu.stats: total, exits by name, batched, guest_time, handler_time. */
+static int push_stats(lua_State *L)
+{
+	struct ckvm_stats stats = { .size = sizeof(stats) };
+
+	ckvm_vcpu_stats(self(L), &stats);
+	lua_createtable(L, 0, 5);
+	lua_pushinteger(L, (lua_Integer)stats.total);
+	lua_setfield(L, -2, "total");
+	push_exit_counts(L, &stats);
+	lua_setfield(L, -2, "exits");
+	lua_pushinteger(L, (lua_Integer)stats.batched);
+	lua_setfield(L, -2, "batched");
+	lua_pushnumber(L, (lua_Number)stats.guest_ns / 1e9);
+	lua_setfield(L, -2, "guest_time");
+	lua_pushnumber(L, (lua_Number)stats.handler_ns / 1e9);
+	lua_setfield(L, -2, "handler_time");
+	return 1;
+}
+
+static const luaL_Reg methods[] = {
+	{ "get_regs", get_regs },
+	{ "set_regs", set_regs },
+	{ "get_sregs", get_sregs },
+	{ "set_sregs", set_sregs },
+	{ "get_vcpu_events", get_vcpu_events },
+	{ "set_vcpu_events", set_vcpu_events },
+	{ "run", luackvm_run },
+	{ "run_once", luackvm_run_once },
+	{ "finish", luackvm_finish },
+	{ "stop", luackvm_stop },
+	{ "kick", luackvm_kick },
+	{ NULL, NULL },
+};
+
+static const luaL_Reg properties[] = {
+	{ "regs", luackvm_regs_view },
+	{ "sregs", luackvm_sregs_view },
+	{ "events", luackvm_events_view },
+	{ "exit", luackvm_exit_view },
+	{ "vm", push_vm },
+	{ "id", push_id },
+	{ "stats", push_stats },
+	{ NULL, NULL },
+};
+
+const struct luackvm_type luackvm_vcpu = {
+	.name = "vCPU",
+	.methods = methods,
+	.properties = properties,
+	.release = release,
+	.close = close_vcpu,
+	.values = 3,
+};

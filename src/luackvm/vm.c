@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/* Virtual machines: their methods, and the objects that belong to them. */
+#include <errno.h>
+
+#include "luackvm.h"
+
+/*
+ * A VM's box has two user values: the table of handlers, which run keeps on its
+ * stack, and the set of what is closed with it. Neither is in the registry, so
+ * that a handler that mentions its VM does not keep it alive.
+ */
+void luackvm_push_vm(lua_State *L, struct ckvm_vm *vm, bool owned)
+{
+	struct luackvm_box *box = luackvm_new_box(L, &luackvm_vm);
+
+	luackvm_fill(L, box, vm, owned);
+	ckvm_vm_ref(vm);
+	lua_newtable(L);
+	lua_setiuservalue(L, -2, VM_HANDLERS);
+	lua_newtable(L);
+	lua_setiuservalue(L, -2, VM_CHILDREN);
+}
+
+void luackvm_adopt(lua_State *L, int vm)
+{
+	lua_getiuservalue(L, vm, VM_CHILDREN);
+	lua_pushvalue(L, -2);
+	lua_pushboolean(L, 1);
+	lua_rawset(L, -3);
+	lua_pop(L, 1);
+}
+
+void luackvm_disown(lua_State *L, int vm, int child)
+{
+	child = lua_absindex(L, child);
+	if (lua_getiuservalue(L, vm, VM_CHILDREN) == LUA_TTABLE) {
+		lua_pushvalue(L, child);
+		lua_pushnil(L);
+		lua_rawset(L, -3);
+	}
+	lua_pop(L, 1);
+}
+
+static void release(struct luackvm_box *box)
+{
+	if (box->owned)
+		ckvm_vm_close(box->object);
+	ckvm_vm_unref(box->object);
+}
+
+/* What belongs to it first: their boxes must not outlive their objects. */
+static int close_vm(lua_State *L)
+{
+	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_vm);
+
+	lua_settop(L, 1);
+	if (!box->object || lua_getiuservalue(L, 1, VM_CHILDREN) != LUA_TTABLE)
+		return 0;
+	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1))
+		luackvm_release(lua_touserdata(L, -2));
+	lua_newtable(L);
+	lua_setiuservalue(L, 1, VM_CHILDREN);
+	/* Handlers are let go of; a run that goes on will find it closed. */
+	lua_newtable(L);
+	lua_setiuservalue(L, 1, VM_HANDLERS);
+	luackvm_release(box);
+	return 0;
+}
+
+static int check_extension(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	int result = ckvm_vm_check_extension(vm, luackvm_arg_cap(L, 2));
+
+	if (result < 0)
+		return luackvm_fail(L, result, NULL);
+	lua_pushinteger(L, result);
+	return 1;
+}
+
+/* vm:on(exit, handler or nil). */
+static int on(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	lua_Integer number;
+	const char *name;
+
+	if (lua_type(L, 2) == LUA_TNUMBER) {
+		number = luaL_checkinteger(L, 2);
+		luaL_argcheck(L, number >= 0 && number < CKVM_EXIT_IO_IN, 2,
+			      "not an exit's number");
+	} else {
+		name = luaL_checkstring(L, 2);
+		number = ckvm_exit_number(name);
+		luaL_argcheck(L, number >= 0, 2,
+			      lua_pushfstring(L, "unknown exit '%s'", name));
+	}
+	if (!lua_isnoneornil(L, 3))
+		luaL_checktype(L, 3, LUA_TFUNCTION);
+	lua_settop(L, 3);
+	lua_getiuservalue(L, 1, VM_HANDLERS);
+	lua_pushvalue(L, 3);
+	lua_rawseti(L, -2, ON_KEY(number));
+	if (number >= CKVM_EXIT_IO_IN)
+		ckvm_vm_catch(vm, (enum ckvm_access_exit)number,
+			      !lua_isnil(L, 3));
+	return 0;
+}
+
+static const luaL_Reg methods[] = {
+	{ "check_extension", check_extension },
+	{ "create_vcpu", luackvm_create_vcpu },
+	{ "add_memory", luackvm_add_memory },
+	{ "move_memory", luackvm_move_memory },
+	{ "dirty_pages", luackvm_dirty_pages },
+	{ "read", luackvm_read },
+	{ "write", luackvm_write },
+	{ "fill", luackvm_fill_memory },
+	{ "attach_io", luackvm_attach_io },
+	{ "attach_mmio", luackvm_attach_mmio },
+	{ "on", on },
+	{ "read_u8", luackvm_read_u8 },
+	{ "read_u16", luackvm_read_u16 },
+	{ "read_u32", luackvm_read_u32 },
+	{ "read_u64", luackvm_read_u64 },
+	{ "write_u8", luackvm_write_u8 },
+	{ "write_u16", luackvm_write_u16 },
+	{ "write_u32", luackvm_write_u32 },
+	{ "write_u64", luackvm_write_u64 },
+	{ NULL, NULL },
+};
+
+static const luaL_Reg properties[] = {
+	{ "vcpus", luackvm_list_vcpus },
+	{ NULL, NULL },
+};
+
+const struct luackvm_type luackvm_vm = {
+	.name = "VM",
+	.methods = methods,
+	.properties = properties,
+	.release = release,
+	.close = close_vm,
+	.values = 2,
+};
+
+/* C hosts ----------------------------------------------------------------- */
+
+void ckvm_lua_push_vm(lua_State *L, struct ckvm_vm *vm)
+{
+	if (!vm)
+		lua_pushnil(L);
+	else if (!luackvm_push_known(L, vm))
+		luackvm_push_vm(L, vm, false);
+}
+
+static void *object_at(lua_State *L, int index, const struct luackvm_type *type)
+{
+	const struct luackvm_box *box = luackvm_test(L, index, type);
+
+	return box ? box->object : NULL;
+}
+
+struct ckvm_vm *ckvm_lua_to_vm(lua_State *L, int index)
+{
+	return object_at(L, index, &luackvm_vm);
+}
+
+struct ckvm_vcpu *ckvm_lua_to_vcpu(lua_State *L, int index)
+{
+	return object_at(L, index, &luackvm_vcpu);
+}
