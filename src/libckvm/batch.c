@@ -5,8 +5,8 @@
  */
 #include "internal.h"
 
-#define RING_MAX                                                    \
-	((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) /     \
+#define RING_MAX                                                \
+	((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) / \
 	 sizeof(struct kvm_coalesced_mmio))
 
 /* Takes the oldest write off the ring. */

@@ -180,8 +180,7 @@ static bool remove_from_table(struct ckvm__bus *bus, struct ckvm_range *range)
 /* Out of the lookups' sight, and to be freed when nobody looks at it. */
 static void retire(struct ckvm__bus *bus, struct ckvm_range *range)
 {
-	bool removed = range->space == CKVM_IO ||
-		       remove_from_table(bus, range);
+	bool removed = range->space == CKVM_IO || remove_from_table(bus, range);
 	struct ckvm_range **list = removed ? &bus->retired_ranges : &bus->stuck;
 
 	range->closed = true;
@@ -240,8 +239,7 @@ static int check_config(const struct ckvm_vm *vm,
 	if (!config->count || config->first > most ||
 	    config->count - 1 > most - config->first)
 		return ckvm__fail("range", -EINVAL);
-	if (config->read > CKVM_ANSWER_VALUE ||
-	    config->write > CKVM_ANSWER_LOG)
+	if (config->read > CKVM_ANSWER_VALUE || config->write > CKVM_ANSWER_LOG)
 		return ckvm__fail("answer", -EINVAL);
 	if ((config->read == CKVM_ANSWER_OPS && !config->ops) ||
 	    (config->write == CKVM_ANSWER_OPS && !config->ops) ||

@@ -41,8 +41,8 @@ extern "C" {
 #define CKVM_API
 #endif
 
-struct ckvm;        /* /dev/kvm */
-struct ckvm_vm;     /* one virtual machine */
+struct ckvm;	    /* /dev/kvm */
+struct ckvm_vm;	    /* one virtual machine */
 struct ckvm_vcpu;   /* one of its processors */
 struct ckvm_memory; /* one slot of its memory */
 struct ckvm_range;  /* ports or addresses that somebody answers */
@@ -83,7 +83,8 @@ CKVM_API const char *ckvm_cap_name(unsigned int number);
 CKVM_API int ckvm_exit_number(const char *name);
 CKVM_API const char *ckvm_exit_name(uint32_t number);
 
-enum ckvm_access_exit { /* beyond any number of the kernel's */
+/* Beyond any number of the kernel's. */
+enum ckvm_access_exit {
 	CKVM_EXIT_IO_IN = 0x10000,
 	CKVM_EXIT_IO_OUT,
 	CKVM_EXIT_MMIO_READ,
@@ -129,7 +130,7 @@ CKVM_API struct ckvm *ckvm_ref(struct ckvm *kvm);
 /* The file descriptor, borrowed while the object lives. */
 CKVM_API int ckvm_fd(const struct ckvm *kvm);
 
-CKVM_API int ckvm_get_api_version(struct ckvm *kvm);    /* 4.1 */
+CKVM_API int ckvm_get_api_version(struct ckvm *kvm);	/* 4.1 */
 CKVM_API int ckvm_get_vcpu_mmap_size(struct ckvm *kvm); /* 4.5, bytes */
 
 /* 4.4: 0 for an unknown capability, else what it says; -errno on failure. */
@@ -156,16 +157,16 @@ CKVM_API int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap);
 
 /* Memory ------------------------------------------------------------------ */
 
-#define CKVM_MEMORY_READONLY (1u << 0)  /* guest writes exit as MMIO */
+#define CKVM_MEMORY_READONLY (1u << 0)	/* guest writes exit as MMIO */
 #define CKVM_MEMORY_LOG_DIRTY (1u << 1) /* log the pages the guest writes */
-#define CKVM_MEMORY_SHARED (1u << 2)    /* file: MAP_SHARED; else a memfd */
-#define CKVM_MEMORY_FILE (1u << 3)      /* map `fd` from `offset` */
-#define CKVM_MEMORY_SLOT (1u << 4)      /* use `slot`, not the first free */
+#define CKVM_MEMORY_SHARED (1u << 2)	/* file: MAP_SHARED; else a memfd */
+#define CKVM_MEMORY_FILE (1u << 3)	/* map `fd` from `offset` */
+#define CKVM_MEMORY_SLOT (1u << 4)	/* use `slot`, not the first free */
 #define CKVM_MEMORY_HUGEPAGES (1u << 5) /* hugetlb pages of `hugepage_size` */
 
 struct ckvm_memory_config {
 	size_t size;
-	uint64_t gpa;   /* page-aligned */
+	uint64_t gpa;	/* page-aligned */
 	uint64_t bytes; /* page-aligned, not 0 */
 	uint32_t flags; /* CKVM_MEMORY_* */
 	uint32_t slot;

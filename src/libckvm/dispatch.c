@@ -18,12 +18,12 @@ static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 	int result;
 
 	if (access->is_write)
-		result = range->ops.write(range->opaque, behind,
-					  access->address, data,
-					  access->length);
+		result =
+			range->ops.write(range->opaque, behind, access->address,
+					 data, access->length);
 	else
-		result = range->ops.read(range->opaque, behind,
-					 access->address, data, access->length);
+		result = range->ops.read(range->opaque, behind, access->address,
+					 data, access->length);
 	return ckvm__called(vcpu, result);
 }
 
@@ -89,9 +89,9 @@ static int dispatch_io(struct ckvm_vcpu *vcpu)
 	int end;
 
 	for (; vcpu->element < run->io.count; vcpu->element++) {
-		end = ckvm__access(vcpu,
-				   ckvm__find_port(vcpu->vm, run->io.port),
-				   &access, data + vcpu->element * run->io.size);
+		end = ckvm__access(
+			vcpu, ckvm__find_port(vcpu->vm, run->io.port), &access,
+			data + vcpu->element * run->io.size);
 		if (end != GO_ON)
 			return end;
 	}

@@ -19,6 +19,7 @@ const char *ckvm_version(void)
 }
 
 /* strerrorname_np() is GNU's, and newer than some C libraries in use. */
+/* clang-format off */
 #define E(name) [name] = #name
 static const char *const names[] = {
 	E(E2BIG),	E(EACCES),	E(EADDRINUSE),	E(EAGAIN),
@@ -37,10 +38,12 @@ static const char *const names[] = {
 	E(EXDEV),
 };
 #undef E
+/* clang-format on */
 
 const char *ckvm_errno_name(int error)
 {
-	unsigned int number = error < 0 ? -(unsigned int)error : (unsigned)error;
+	unsigned int number =
+		error < 0 ? -(unsigned int)error : (unsigned)error;
 
 	return number < ARRAY_SIZE(names) ? names[number] : NULL;
 }

@@ -93,12 +93,11 @@ static inline int ckvm__straight(struct ckvm_vcpu *vcpu)
 		uint16_t port = run->io.port;
 
 		if (likely(run->io.count == 1))
-			end = ckvm__serve(vcpu, ckvm__find_port(vcpu->vm, port),
-					  port,
-					  (uint8_t *)run + run->io.data_offset,
-					  run->io.size,
-					  run->io.direction == KVM_EXIT_IO_OUT,
-					  CKVM_IO);
+			end = ckvm__serve(
+				vcpu, ckvm__find_port(vcpu->vm, port), port,
+				(uint8_t *)run + run->io.data_offset,
+				run->io.size,
+				run->io.direction == KVM_EXIT_IO_OUT, CKVM_IO);
 	} else if (likely(reason == KVM_EXIT_MMIO)) {
 		uint64_t gpa = run->mmio.phys_addr;
 

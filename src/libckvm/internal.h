@@ -30,9 +30,9 @@ struct ckvm {
 	uint32_t flags; /* CKVM_NO_SYNC_REGS */
 	bool hooked;
 	struct ckvm_hook hook;
-	int run_size;	   /* KVM_GET_VCPU_MMAP_SIZE */
-	uint32_t sync;	   /* the enum ckvm_view that the run page carries */
-	uint32_t batching; /* bit CKVM_IO, bit CKVM_MMIO: the KVM can queue */
+	int run_size;	    /* KVM_GET_VCPU_MMAP_SIZE */
+	uint32_t sync;	    /* the enum ckvm_view that the run page carries */
+	uint32_t batching;  /* bit CKVM_IO, bit CKVM_MMIO: the KVM can queue */
 	uint32_t ring_page; /* where in the vCPU's mapping the queue is */
 	uint64_t opened_ns, opened_ticks; /* for the length of a tick */
 };
@@ -55,7 +55,7 @@ struct ckvm_range {
 	bool batch;
 	uint8_t space;
 	atomic_uchar answer[2]; /* enum ckvm_answer of reads, of writes */
-	struct ckvm_vm *vm; /* until detached */
+	struct ckvm_vm *vm;	/* until detached */
 	struct ckvm_range *next;
 	uint64_t first, last;
 	/* Either may be NULL: what is not a plain callback goes by `answer`. */
@@ -93,7 +93,7 @@ struct ckvm_vm {
 	atomic_bool closed;
 	int fd;
 	struct ckvm *kvm;
-	pthread_mutex_t lock; /* lists, slots and the bus's writers */
+	pthread_mutex_t lock;	    /* lists, slots and the bus's writers */
 	struct ckvm_memory *memory; /* by gpa */
 	struct ckvm_vcpu *vcpus;
 	struct ckvm__bus bus;
@@ -115,13 +115,15 @@ enum ckvm__open { OPEN_NONE, OPEN_WRITE, OPEN_READ };
 
 #define SYNC_SIZE sizeof(struct kvm_sync_regs)
 
-/* What keeps a vCPU off the loop's straight path. Bits for any thread to set. */
+/* What keeps a vCPU off the loop's straight path. Bits for any thread to set.
+ */
 #define ATTEND_WRITES (1u << 0)	 /* registers were written */
 #define ATTEND_VIEWS (1u << 1)	 /* some view is not what KVM_RUN keeps it */
 #define ATTEND_FINISH (1u << 2)	 /* ckvm_vcpu_finish */
 #define ATTEND_RETIRED (1u << 3) /* the bus has something to free */
 #define ATTEND_BATCH (1u << 4)	 /* for good: there is, or was, a queue */
 #define ATTEND_FAULT (1u << 5)	 /* the last exit was a memory fault */
+#define ATTEND_HOOK (1u << 6)	 /* for good: KVM_RUN has a hook to call */
 
 struct ckvm_vcpu {
 	/* The hot loop's. */
@@ -136,7 +138,7 @@ struct ckvm_vcpu {
 	bool has_exit;		 /* the last KVM_RUN brought one */
 	uint32_t serial;	 /* KVM_RUNs made */
 	uint64_t left;		 /* exits to go; UINT64_MAX: no limit */
-	uint64_t accesses[4]; /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
+	uint64_t accesses[4];	 /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
 
 	bool stop;
 	bool finishing;	    /* registers wait for the instruction's end */
@@ -254,6 +256,15 @@ int ckvm__vm_check(struct ckvm_vm *vm); /* open, and in this process? */
 /* memory.c ---------------------------------------------------------------- */
 
 void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
+
+/* The first one with a byte of [first, last]. The caller has the lock. */
+struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
+				      uint64_t last);
+
+static inline uint64_t ckvm__last_byte(const struct ckvm_memory *memory)
+{
+	return memory->gpa + (memory->bytes - 1);
+}
 
 /* bus.c ------------------------------------------------------------------- */
 

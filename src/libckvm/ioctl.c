@@ -26,6 +26,7 @@ int ckvm__ioctl_slow(struct ckvm *kvm, int fd, unsigned long request, void *arg)
 	return result < 0 ? ckvm__ioctl_failed(request, result) : result;
 }
 
+/* clang-format off */
 #define R(name) { name, #name }
 static const struct {
 	unsigned long request;
@@ -137,6 +138,7 @@ static const struct {
 	R(KVM_GET_XSAVE2),
 };
 #undef R
+/* clang-format on */
 
 const char *ckvm_ioctl_name(unsigned long request)
 {

@@ -34,8 +34,8 @@ static void set_immediate_exit(struct ckvm_vcpu *vcpu)
 static void handle_kick(int signal)
 {
 	struct ckvm__thread *thread = &ckvm__thread;
-	struct ckvm_vcpu *vcpu = atomic_load_explicit(&thread->current,
-						      memory_order_relaxed);
+	struct ckvm_vcpu *vcpu =
+		atomic_load_explicit(&thread->current, memory_order_relaxed);
 	int saved = errno;
 
 	(void)signal;
@@ -58,8 +58,7 @@ static bool is_default(int signal)
 	struct sigaction action;
 
 	return sigaction(signal, NULL, &action) == 0 &&
-	       !(action.sa_flags & SA_SIGINFO) &&
-	       action.sa_handler == SIG_DFL;
+	       !(action.sa_flags & SA_SIGINFO) && action.sa_handler == SIG_DFL;
 }
 
 static int choose_signal(void)

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory: slots, the host's access to them, and the dirty log.
+ * Guest memory: mappings, slots, and the dirty log.
  *
  * The list and the mappings in it are guarded by the VM's lock, so that memory
- * can be removed by one thread while another copies from it.
+ * can be removed by one thread while another copies from it (copy.c).
  */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include <fcntl.h>
 
@@ -28,8 +27,9 @@ static int sealed_memfd(const struct ckvm_memory_config *config)
 	if (config->flags & CKVM_MEMORY_HUGEPAGES) {
 		flags |= MFD_HUGETLB;
 		if (config->hugepage_size)
-			flags |= (unsigned)__builtin_ctzll(config->hugepage_size)
-				 << MAP_HUGE_SHIFT;
+			flags |=
+				(unsigned)__builtin_ctzll(config->hugepage_size)
+				<< MAP_HUGE_SHIFT;
 	}
 	fd = memfd_create("ckvm", flags);
 	if (fd < 0)
@@ -52,9 +52,9 @@ static int check_file(const struct ckvm_memory_config *config)
 		return ckvm__fail("offset", -EINVAL);
 	if (fstat(config->fd, &st) < 0)
 		return ckvm__fail("fstat", -errno);
-	if (S_ISREG(st.st_mode) &&
-	    ((uint64_t)st.st_size < config->offset ||
-	     (uint64_t)st.st_size - config->offset <= config->bytes - PAGE_SIZE))
+	if (S_ISREG(st.st_mode) && ((uint64_t)st.st_size < config->offset ||
+				    (uint64_t)st.st_size - config->offset <=
+					    config->bytes - PAGE_SIZE))
 		return ckvm__fail("file", -ERANGE);
 	return 0;
 }
@@ -105,19 +105,13 @@ static int map(const struct ckvm_memory_config *config, uint8_t **out)
 
 /* Slots ------------------------------------------------------------------- */
 
-static uint64_t last_byte(const struct ckvm_memory *memory)
-{
-	return memory->gpa + (memory->bytes - 1);
-}
-
-/* The first one with a byte of [first, last]. The caller has the lock. */
-static struct ckvm_memory *find(struct ckvm_vm *vm, uint64_t first,
-				uint64_t last)
+struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
+				      uint64_t last)
 {
 	struct ckvm_memory *memory;
 
 	for (memory = vm->memory; memory; memory = memory->next)
-		if (memory->gpa <= last && last_byte(memory) >= first)
+		if (memory->gpa <= last && ckvm__last_byte(memory) >= first)
 			return memory;
 	return NULL;
 }
@@ -182,7 +176,8 @@ static int insert(struct ckvm_vm *vm, struct ckvm_memory *memory,
 	uint32_t slot = config->slot;
 	int error;
 
-	if (find(vm, config->gpa, config->gpa + (config->bytes - 1)))
+	if (ckvm__find_memory(vm, config->gpa,
+			      config->gpa + (config->bytes - 1)))
 		return ckvm__fail("memory", -EEXIST);
 	if (!(config->flags & CKVM_MEMORY_SLOT))
 		for (slot = 0; slot_taken(vm, slot);)
@@ -217,7 +212,8 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 		goto err_free;
 	if (config->flags & CKVM_MEMORY_LOG_DIRTY) {
 		/* As the kernel has it: whole words of 64 pages. */
-		memory->dirty = calloc((config->bytes / PAGE_SIZE + 63) / 64, 8);
+		memory->dirty =
+			calloc((config->bytes / PAGE_SIZE + 63) / 64, 8);
 		error = memory->dirty ? 0 : ckvm__fail("malloc", -ENOMEM);
 		if (error)
 			goto err_unmap;
@@ -295,7 +291,8 @@ void ckvm_memory_close(struct ckvm_memory *memory)
 	vm = memory->vm;
 	pthread_mutex_lock(&vm->lock);
 	memory->closed = true;
-	/* In a child it fails, and need not be done: the slot is the parent's. */
+	/* In a child it fails, and need not be done: the slot is the parent's.
+	 */
 	set_region(memory, memory->gpa, 0);
 	unlink_memory(vm, memory);
 	unmap(vm, memory);
@@ -331,7 +328,7 @@ int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
 
 	pthread_mutex_lock(&vm->lock);
 	unlink_memory(vm, memory);
-	other = find(vm, gpa, gpa + (memory->bytes - 1));
+	other = ckvm__find_memory(vm, gpa, gpa + (memory->bytes - 1));
 	if (other)
 		error = ckvm__fail("memory", -EEXIST);
 	else if (gpa != memory->gpa)
@@ -378,143 +375,11 @@ struct ckvm_memory *ckvm_vm_find_memory(struct ckvm_vm *vm, uint64_t gpa,
 	if (length - 1 > UINT64_MAX - gpa)
 		length = UINT64_MAX - gpa + 1;
 	pthread_mutex_lock(&vm->lock);
-	memory = find(vm, gpa, gpa + (length - 1));
+	memory = ckvm__find_memory(vm, gpa, gpa + (length - 1));
 	if (memory)
 		ckvm_memory_ref(memory);
 	pthread_mutex_unlock(&vm->lock);
 	return memory;
-}
-
-/* Access ------------------------------------------------------------------ */
-
-/* One stretch of guest memory, copied or filled. */
-struct copy {
-	enum { READ, WRITE, FILL } what;
-	uint8_t *data; /* the caller's */
-	uint8_t byte;
-};
-
-/*
- * A file that has shrunk raises SIGBUS on access, but gives EFAULT to a system
- * call; so the kernel copies for files.
- */
-static int copy_by_kernel(const struct copy *copy, uint8_t *guest, size_t length)
-{
-	uint8_t block[PAGE_SIZE];
-	struct iovec local = { .iov_base = copy->data, .iov_len = length };
-	struct iovec remote = { .iov_base = guest, .iov_len = length };
-	ssize_t done;
-
-	if (copy->what == READ) {
-		done = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-		return done == (ssize_t)length ? 0 : -EFAULT;
-	}
-	if (copy->what == WRITE) {
-		done = process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
-		return done == (ssize_t)length ? 0 : -EFAULT;
-	}
-	memset(block, copy->byte, sizeof(block));
-	for (size_t part; length; length -= part, guest += part) {
-		part = length < sizeof(block) ? length : sizeof(block);
-		local = (struct iovec){ .iov_base = block, .iov_len = part };
-		remote = (struct iovec){ .iov_base = guest, .iov_len = part };
-		if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) !=
-		    (ssize_t)part)
-			return -EFAULT;
-	}
-	return 0;
-}
-
-static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
-		     uint8_t *guest, size_t length)
-{
-	if (memory->may_shrink)
-		return copy_by_kernel(copy, guest, length);
-	switch (copy->what) {
-	case READ:
-		memcpy(copy->data, guest, length);
-		break;
-	case WRITE:
-		memcpy(guest, copy->data, length);
-		break;
-	case FILL:
-		memset(guest, copy->byte, length);
-		break;
-	}
-	return 0;
-}
-
-/* Bytes of memory from gpa on, at most `wanted`. The caller has the lock. */
-static uint64_t extent(struct ckvm_vm *vm, uint64_t gpa, uint64_t wanted)
-{
-	const struct ckvm_memory *memory = find(vm, gpa, gpa);
-	uint64_t found = 0;
-
-	while (memory && found < wanted && memory->gpa <= gpa + found) {
-		found = last_byte(memory) - gpa;
-		if (found == UINT64_MAX) /* all of 2^64 */
-			return found;
-		found++;
-		if (gpa + found == 0) /* up to the last address there is */
-			break;
-		memory = memory->next;
-	}
-	return found < wanted ? found : wanted;
-}
-
-static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
-			 size_t length)
-{
-	struct ckvm_memory *memory;
-	int error = ckvm__vm_check(vm);
-
-	if (error || !length)
-		return error;
-	pthread_mutex_lock(&vm->lock);
-	if (extent(vm, gpa, length) < length)
-		error = -EFAULT;
-	for (memory = find(vm, gpa, gpa); !error && length;
-	     memory = memory->next) {
-		uint64_t offset = gpa - memory->gpa;
-		uint64_t rest = memory->bytes - offset;
-		size_t part = length < rest ? length : rest;
-
-		error = copy_part(&copy, memory, memory->data + offset, part);
-		gpa += part;
-		length -= part;
-		if (copy.what != FILL)
-			copy.data += part;
-	}
-	pthread_mutex_unlock(&vm->lock);
-	return error ? ckvm__fail("memory", error) : 0;
-}
-
-int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data, size_t length)
-{
-	return access_memory(vm, gpa, (struct copy){ READ, data, 0 }, length);
-}
-
-int ckvm_vm_write(struct ckvm_vm *vm, uint64_t gpa, const void *data,
-		  size_t length)
-{
-	struct copy copy = { WRITE, (uint8_t *)(uintptr_t)data, 0 };
-
-	return access_memory(vm, gpa, copy, length);
-}
-
-int ckvm_vm_fill(struct ckvm_vm *vm, uint64_t gpa, uint8_t byte, size_t length)
-{
-	return access_memory(vm, gpa, (struct copy){ FILL, NULL, byte }, length);
-}
-
-uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa)
-{
-	uint64_t found;
-
-	pthread_mutex_lock(&vm->lock);
-	found = extent(vm, gpa, UINT64_MAX);
-	pthread_mutex_unlock(&vm->lock);
-	return found;
 }
 
 /* The dirty log ----------------------------------------------------------- */

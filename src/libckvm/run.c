@@ -23,16 +23,17 @@ static int not_an_exit(struct ckvm_vcpu *vcpu, int result)
 	}
 	if (run->kvm_dirty_regs)
 		return ckvm__refused(vcpu, result);
-	return result;
+	return ckvm__ioctl_failed(KVM_RUN, result);
 }
 
 /* One KVM_RUN: 0 for an exit, -EINTR, or what it failed with. */
-static inline int enter(struct ckvm_vcpu *vcpu)
+static inline int enter(struct ckvm_vcpu *vcpu, bool hooked)
 {
 	int result;
 
 	atomic_store_explicit(&vcpu->dispatching, false, memory_order_release);
-	result = ckvm__ioctl(vcpu->kvm, vcpu->fd, KVM_RUN, NULL);
+	result = hooked ? ckvm__ioctl(vcpu->kvm, vcpu->fd, KVM_RUN, NULL)
+			: ckvm__kernel(vcpu->fd, KVM_RUN, NULL);
 	/* A full barrier: what is detached from here on is not yet freed. */
 	atomic_exchange(&vcpu->dispatching, true);
 	vcpu->serial++;
@@ -61,7 +62,7 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 		return result;
 	if (vcpu->finishing || attend & ATTEND_FINISH)
 		vcpu->run->immediate_exit = 1;
-	result = enter(vcpu);
+	result = enter(vcpu, true);
 	if (!result && vcpu->finishing)
 		result = ckvm__merge_registers(vcpu);
 	return result;
@@ -116,7 +117,8 @@ static int limited(struct ckvm_vcpu *vcpu)
 	return vcpu->stop ? CKVM_STOPPED : CKVM_EXITS;
 }
 
-/* Until something of enum ckvm_end, or an error. vcpu->phase says where from. */
+/* Until something of enum ckvm_end, or an error. vcpu->phase says where from.
+ */
 static int loop(struct ckvm_vcpu *vcpu)
 {
 	int end;
@@ -135,7 +137,7 @@ static int loop(struct ckvm_vcpu *vcpu)
 		goto batch;
 	}
 	for (;;) {
-		end = likely(!vcpu->attend) ? enter(vcpu)
+		end = likely(!vcpu->attend) ? enter(vcpu, false)
 					    : enter_attended(vcpu);
 		if (unlikely(end) && end != -EINTR)
 			return end;
@@ -331,9 +333,9 @@ static bool being_answered(const struct ckvm_vcpu *vcpu)
 		return true;
 	if (vcpu->phase != PHASE_ACCESS && vcpu->phase != PHASE_LAST)
 		return false;
-	return vcpu->open == OPEN_READ ||
-	       (vcpu->phase == PHASE_ACCESS && run->exit_reason == KVM_EXIT_IO &&
-		vcpu->element + 1 < run->io.count);
+	return vcpu->open == OPEN_READ || (vcpu->phase == PHASE_ACCESS &&
+					   run->exit_reason == KVM_EXIT_IO &&
+					   vcpu->element + 1 < run->io.count);
 }
 
 int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)

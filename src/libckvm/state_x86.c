@@ -27,7 +27,9 @@ static const struct view {
 
 static const struct view *find_view(enum ckvm_view bit)
 {
-	return &views[bit == CKVM_VIEW_REGS ? 0 : bit == CKVM_VIEW_SREGS ? 1 : 2];
+	return &views[bit == CKVM_VIEW_REGS    ? 0
+		      : bit == CKVM_VIEW_SREGS ? 1
+					       : 2];
 }
 
 static uint8_t *view_data(struct ckvm_vcpu *vcpu, const struct view *view)

@@ -103,7 +103,8 @@ int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
 
 	if (options)
 		memcpy(&opt, options,
-		       options->size < sizeof(opt) ? options->size : sizeof(opt));
+		       options->size < sizeof(opt) ? options->size
+						   : sizeof(opt));
 	pthread_once(&once, watch_forks);
 
 	kvm = calloc(1, sizeof(*kvm));

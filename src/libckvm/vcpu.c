@@ -38,7 +38,7 @@ static void link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
 {
 	pthread_mutex_lock(&vm->lock);
 	if (vm->bus.batches)
-		vcpu->attend = ATTEND_BATCH;
+		vcpu->attend |= ATTEND_BATCH;
 	vcpu->next = vm->vcpus;
 	vm->vcpus = vcpu;
 	pthread_mutex_unlock(&vm->lock);
@@ -75,6 +75,8 @@ int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
 	vcpu->id = id;
 	vcpu->vm = vm;
 	vcpu->kvm = vm->kvm;
+	if (vcpu->kvm->hooked)
+		vcpu->attend = ATTEND_HOOK;
 	vcpu->stale = CKVM_VIEW_REGS | CKVM_VIEW_SREGS | CKVM_VIEW_EVENTS;
 	error = map_run(vcpu);
 	if (error)

@@ -137,8 +137,8 @@ static int refuse_field(lua_State *L)
 	const struct luackvm_type *type =
 		lua_touserdata(L, lua_upvalueindex(1));
 
-	return luaL_error(L, "%s has no field '%s' that can be set",
-			  type->name, luaL_tolstring(L, 2, NULL));
+	return luaL_error(L, "%s has no field '%s' that can be set", type->name,
+			  luaL_tolstring(L, 2, NULL));
 }
 
 static int describe(lua_State *L)

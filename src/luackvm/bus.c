@@ -82,9 +82,9 @@ static void push_handlers(lua_State *L, struct ckvm_range_config *config)
 		refuse_both(L, "device", "write");
 		lua_getfield(L, 2, "device");
 		source = lua_gettop(L);
-		luaL_argexpected(L, lua_istable(L, source) ||
-					    lua_isuserdata(L, source),
-				 2, "table as device");
+		luaL_argexpected(
+			L, lua_istable(L, source) || lua_isuserdata(L, source),
+			2, "table as device");
 	} else {
 		lua_pushnil(L);
 	}
@@ -170,8 +170,8 @@ static int attach(lua_State *L, struct ckvm_vm *vm,
 	handlers = lua_gettop(L);
 	box = luackvm_new_box(L, &luackvm_range);
 	base = take_slots(L, handlers);
-	config->opaque = (void *)(uintptr_t)(base * 2 +
-					     !lua_isnil(L, first + 2));
+	config->opaque =
+		(void *)(uintptr_t)(base * 2 + !lua_isnil(L, first + 2));
 	error = ckvm_vm_attach(vm, config, &range);
 	if (error) {
 		free_slots(L, handlers, base);
@@ -192,9 +192,9 @@ static int attach(lua_State *L, struct ckvm_vm *vm,
 
 int luackvm_attach_io(lua_State *L)
 {
-	static const char *const keys[] = { "port",   "count", "read",
-					    "write",  "device", "batch",
-					    "value",  "log",	NULL };
+	static const char *const keys[] = { "port",  "count",  "read",
+					    "write", "device", "batch",
+					    "value", "log",    NULL };
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	struct ckvm_range_config config = { .size = sizeof(config),
 					    .space = CKVM_IO,
@@ -205,8 +205,7 @@ int luackvm_attach_io(lua_State *L)
 	config.first = (uint64_t)luackvm_integer(L, 2, "port", 0, 0xffff);
 	if (luackvm_has(L, 2, "count"))
 		config.count = (uint64_t)luackvm_integer(
-			L, 2, "count", 1,
-			0x10000 - (lua_Integer)config.first);
+			L, 2, "count", 1, 0x10000 - (lua_Integer)config.first);
 	push_handlers(L, &config);
 	read_config(L, &config);
 	return attach(L, vm, &config);
@@ -224,8 +223,8 @@ int luackvm_attach_mmio(lua_State *L)
 	luackvm_check_keys(L, 2, "attach_mmio", keys);
 	lua_settop(L, 2);
 	config.first = luackvm_address(L, 2, "gpa");
-	config.count = (uint64_t)luackvm_integer(L, 2, "size", 1,
-						 LUA_MAXINTEGER);
+	config.count =
+		(uint64_t)luackvm_integer(L, 2, "size", 1, LUA_MAXINTEGER);
 	if (config.count - 1 > UINT64_MAX - config.first)
 		return luaL_error(L, "size: %s bytes at %s go past 2^64",
 				  luackvm_hex(L, config.count),
@@ -262,8 +261,7 @@ static int close_range(lua_State *L)
 	return 0;
 }
 
-static const luaL_Reg methods[] = { { "detach", close_range },
-				    { NULL, NULL } };
+static const luaL_Reg methods[] = { { "detach", close_range }, { NULL, NULL } };
 
 const struct luackvm_type luackvm_range = {
 	.name = "range",

@@ -21,8 +21,10 @@ static const struct {
 	{ "open", EACCES,
 	  "no permission: add the user to the group that owns it, as in "
 	  "'usermod -aG kvm USER', and log in again" },
-	{ "open", ENXIO, "the device is there, but no KVM module is behind it" },
-	{ "open", ENODEV, "the device is there, but no KVM module is behind it" },
+	{ "open", ENXIO,
+	  "the device is there, but no KVM module is behind it" },
+	{ "open", ENODEV,
+	  "the device is there, but no KVM module is behind it" },
 	{ "KVM_GET_API_VERSION", ENOTTY, "this is not a KVM device" },
 	{ "KVM_GET_API_VERSION", ENOTSUP, "not API version 12" },
 	{ "fork", EIO,

@@ -29,65 +29,102 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number)
 /* Payloads ---------------------------------------------------------------- */
 
 #define RUN struct kvm_run
-#define FIELD(part, member)                                      \
-	{ .name = #member, .offset = offsetof(RUN, part.member), \
-	  .size = LUACKVM_SIZE(RUN, part.member) }
-#define ARRAY(part, member, n)                                   \
-	{ .name = #member, .offset = offsetof(RUN, part.member), \
-	  .size = LUACKVM_SIZE(RUN, part.member[0]), .count = (n) }
-#define END { .name = NULL }
+#define FIELD(part, member)                                            \
+	{                                                              \
+		.name = #member, .offset = offsetof(RUN, part.member), \
+		.size = LUACKVM_SIZE(RUN, part.member)                 \
+	}
+#define ARRAY(part, member, n)                                          \
+	{                                                               \
+		.name = #member, .offset = offsetof(RUN, part.member),  \
+		.size = LUACKVM_SIZE(RUN, part.member[0]), .count = (n) \
+	}
+#define END                  \
+	{                    \
+		.name = NULL \
+	}
 
 static const struct luackvm_field io[] = {
-	FIELD(io, port), FIELD(io, size), FIELD(io, count), END,
+	FIELD(io, port),
+	FIELD(io, size),
+	FIELD(io, count),
+	END,
 };
 static const struct luackvm_field mmio[] = {
-	FIELD(mmio, phys_addr), FIELD(mmio, len), FIELD(mmio, is_write), END,
+	FIELD(mmio, phys_addr),
+	FIELD(mmio, len),
+	FIELD(mmio, is_write),
+	END,
 };
 static const struct luackvm_field unknown[] = {
-	FIELD(hw, hardware_exit_reason), END,
+	FIELD(hw, hardware_exit_reason),
+	END,
 };
 static const struct luackvm_field fail_entry[] = {
 	FIELD(fail_entry, hardware_entry_failure_reason),
-	FIELD(fail_entry, cpu), END,
+	FIELD(fail_entry, cpu),
+	END,
 };
 static const struct luackvm_field exception[] = {
-	FIELD(ex, exception), FIELD(ex, error_code), END,
+	FIELD(ex, exception),
+	FIELD(ex, error_code),
+	END,
 };
 /* longmode is the low half of flags, which came with Linux 6.4. */
 static const struct luackvm_field hypercall[] = {
-	FIELD(hypercall, nr), ARRAY(hypercall, args, 6),
-	FIELD(hypercall, ret), FIELD(hypercall, longmode),
-	{ .name = "flags", .offset = offsetof(RUN, hypercall.longmode),
+	FIELD(hypercall, nr),
+	ARRAY(hypercall, args, 6),
+	FIELD(hypercall, ret),
+	FIELD(hypercall, longmode),
+	{ .name = "flags",
+	  .offset = offsetof(RUN, hypercall.longmode),
 	  .size = 8 },
 	END,
 };
 static const struct luackvm_field debug[] = {
-	FIELD(debug.arch, exception), FIELD(debug.arch, pc),
-	FIELD(debug.arch, dr6), FIELD(debug.arch, dr7), END,
+	FIELD(debug.arch, exception),
+	FIELD(debug.arch, pc),
+	FIELD(debug.arch, dr6),
+	FIELD(debug.arch, dr7),
+	END,
 };
 static const struct luackvm_field tpr_access[] = {
-	FIELD(tpr_access, rip), FIELD(tpr_access, is_write), END,
+	FIELD(tpr_access, rip),
+	FIELD(tpr_access, is_write),
+	END,
 };
 static const struct luackvm_field internal_error[] = {
-	FIELD(internal, suberror), FIELD(internal, ndata),
-	ARRAY(internal, data, 16), END,
+	FIELD(internal, suberror),
+	FIELD(internal, ndata),
+	ARRAY(internal, data, 16),
+	END,
 };
 static const struct luackvm_field system_event[] = {
-	FIELD(system_event, type), FIELD(system_event, ndata),
-	ARRAY(system_event, data, 16), END,
+	FIELD(system_event, type),
+	FIELD(system_event, ndata),
+	ARRAY(system_event, data, 16),
+	END,
 };
 static const struct luackvm_field eoi[] = { FIELD(eoi, vector), END };
 static const struct luackvm_field msr[] = {
-	FIELD(msr, error), FIELD(msr, reason), FIELD(msr, index),
-	FIELD(msr, data), END,
+	FIELD(msr, error),
+	FIELD(msr, reason),
+	FIELD(msr, index),
+	FIELD(msr, data),
+	END,
 };
 static const struct luackvm_field notify[] = { FIELD(notify, flags), END };
 
 /* Not in the headers of Linux 6.1; all payloads begin at the same place. */
-#define FAULT(member, at)                                     \
-	{ .name = #member, .offset = offsetof(RUN, hw) + (at), .size = 8 }
+#define FAULT(member, at)                                                      \
+	{                                                                      \
+		.name = #member, .offset = offsetof(RUN, hw) + (at), .size = 8 \
+	}
 static const struct luackvm_field memory_fault[] = {
-	FAULT(flags, 0), FAULT(gpa, 8), FAULT(size, 16), END,
+	FAULT(flags, 0),
+	FAULT(gpa, 8),
+	FAULT(size, 16),
+	END,
 };
 
 static const struct {
@@ -228,9 +265,9 @@ static int push_field(lua_State *L, const struct kvm_run *run,
 	}
 	lua_createtable(L, field->count, 0);
 	for (int i = 0; i < field->count; i++) {
-		lua_pushinteger(L, (lua_Integer)luackvm_load(
-					   data + i * field->size,
-					   field->size));
+		lua_pushinteger(
+			L, (lua_Integer)luackvm_load(data + i * field->size,
+						     field->size));
 		lua_rawseti(L, -2, i + 1);
 	}
 	return 1;
@@ -246,8 +283,7 @@ static int index_exit(lua_State *L)
 	bool writable;
 
 	if (!strcmp(name, "reason")) {
-		luackvm_push_exit_name(L,
-				       ckvm_vcpu_exit_number(view_vcpu(L)));
+		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
 		return 1;
 	}
 	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
@@ -256,8 +292,8 @@ static int index_exit(lua_State *L)
 	if (field)
 		return push_field(L, run, field);
 	luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
-	return luaL_error(L, "exit %s has no field '%s'",
-			  lua_tostring(L, -1), name);
+	return luaL_error(L, "exit %s has no field '%s'", lua_tostring(L, -1),
+			  name);
 }
 
 static int assign_exit(lua_State *L)
@@ -274,8 +310,10 @@ static int assign_exit(lua_State *L)
 	field = find_field(run, name, &writable);
 	if (!field || !writable) {
 		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
-		return luaL_error(L, "exit %s has no field '%s' that can be "
-				     "set", lua_tostring(L, -1), name);
+		return luaL_error(L,
+				  "exit %s has no field '%s' that can be "
+				  "set",
+				  lua_tostring(L, -1), name);
 	}
 	luackvm_store((uint8_t *)run + field->offset, field->size,
 		      luackvm_field_value(L, 3, name, field->size));

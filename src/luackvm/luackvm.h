@@ -13,6 +13,7 @@
 #include "ckvm_lua.h"
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* host.c ------------------------------------------------------------------ */
 
@@ -25,10 +26,10 @@ struct luackvm_frame {
 };
 
 struct ckvm_lua {
-	atomic_int lock;		    /* 0 free, 1 held, 2 waited for */
+	atomic_int lock; /* 0 free, 1 held, 2 waited for */
 	atomic_bool interrupted;
-	_Atomic(lua_State *) running;	    /* the coroutine that runs */
-	_Atomic(struct ckvm_vcpu *) vcpu;   /* that the guest runs on */
+	_Atomic(lua_State *) running;	  /* the coroutine that runs */
+	_Atomic(struct ckvm_vcpu *) vcpu; /* that the guest runs on */
 	struct luackvm_frame *frame;
 	bool hooked;
 	struct ckvm_hook hook;
@@ -159,10 +160,10 @@ struct luackvm_struct;
 struct luackvm_field {
 	const char *name;
 	uint16_t offset;
-	uint8_t size;  /* bytes of one element */
-	uint8_t count; /* 0: not an array */
+	uint8_t size;			  /* bytes of one element */
+	uint8_t count;			  /* 0: not an array */
 	const struct luackvm_struct *sub; /* NULL: a scalar */
-	uint32_t flag; /* validity bit that naming it sets */
+	uint32_t flag;			  /* validity bit that naming it sets */
 };
 
 struct luackvm_struct {
@@ -173,10 +174,13 @@ struct luackvm_struct {
 };
 
 #define LUACKVM_SIZE(type, member) sizeof(((type *)0)->member)
-#define LUACKVM_SCALAR(type, member)                   \
-	{ .name = #member, .offset = offsetof(type, member), \
-	  .size = LUACKVM_SIZE(type, member) }
+#define LUACKVM_SCALAR(type, member)                               \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member)                 \
+	}
 
+/* structs_x86.c */
 extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
 	luackvm_kvm_vcpu_events;
 
@@ -234,9 +238,9 @@ void luackvm_adopt(lua_State *L, int vm);
 /* Whoever closes a child lets its VM forget it. */
 void luackvm_disown(lua_State *L, int vm, int child);
 
-int luackvm_create_vcpu(lua_State *L);	/* vcpu.c */
+int luackvm_create_vcpu(lua_State *L); /* vcpu.c */
 int luackvm_list_vcpus(lua_State *L);
-int luackvm_add_memory(lua_State *L);	/* memory.c */
+int luackvm_add_memory(lua_State *L); /* memory.c */
 int luackvm_move_memory(lua_State *L);
 int luackvm_dirty_pages(lua_State *L);
 int luackvm_read(lua_State *L);
@@ -250,10 +254,10 @@ int luackvm_write_u8(lua_State *L);
 int luackvm_write_u16(lua_State *L);
 int luackvm_write_u32(lua_State *L);
 int luackvm_write_u64(lua_State *L);
-int luackvm_attach_io(lua_State *L);	/* bus.c */
+int luackvm_attach_io(lua_State *L); /* bus.c */
 int luackvm_attach_mmio(lua_State *L);
-int luackvm_new_buffer(lua_State *L);	/* buffer.c */
-int luackvm_open(lua_State *L);		/* system.c */
+int luackvm_new_buffer(lua_State *L); /* buffer.c */
+int luackvm_open(lua_State *L);	      /* system.c */
 
 /* A capability, by name or number. */
 unsigned int luackvm_arg_cap(lua_State *L, int arg);

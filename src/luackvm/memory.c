@@ -32,7 +32,8 @@ static int close_memory(lua_State *L)
 static void check_pages(lua_State *L, const char *name, uint64_t value)
 {
 	if (value % PAGE)
-		luaL_error(L, "%s: %s is not a multiple of the page size, 0x1000",
+		luaL_error(L,
+			   "%s: %s is not a multiple of the page size, 0x1000",
 			   name, luackvm_hex(L, value));
 }
 
@@ -70,8 +71,8 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 
 	config->gpa = luackvm_address(L, 2, "gpa");
 	check_pages(L, "gpa", config->gpa);
-	config->bytes = (uint64_t)luackvm_integer(L, 2, "size", 1,
-						  LUA_MAXINTEGER);
+	config->bytes =
+		(uint64_t)luackvm_integer(L, 2, "size", 1, LUA_MAXINTEGER);
 	check_pages(L, "size", config->bytes);
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
 		if (luackvm_flag(L, 2, flags[i].key))
@@ -79,8 +80,8 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 	read_hugepages(L, config);
 	if (luackvm_has(L, 2, "slot")) {
 		config->flags |= CKVM_MEMORY_SLOT;
-		config->slot = (uint32_t)luackvm_integer(L, 2, "slot", 0,
-							 INT32_MAX);
+		config->slot =
+			(uint32_t)luackvm_integer(L, 2, "slot", 0, INT32_MAX);
 	}
 	if (luackvm_has(L, 2, "offset")) {
 		config->offset = (uint64_t)luackvm_integer(L, 2, "offset", 0,
@@ -124,11 +125,11 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 		int slot = (int)ckvm_memory_slot(other);
 
 		ckvm_memory_unref(other);
-		return luackvm_fail(
-			L, error, "%s bytes at %s overlap slot %d, %s at %s",
-			luackvm_hex(L, config->bytes),
-			luackvm_hex(L, config->gpa), slot,
-			luackvm_hex(L, bytes), luackvm_hex(L, gpa));
+		return luackvm_fail(L, error,
+				    "%s bytes at %s overlap slot %d, %s at %s",
+				    luackvm_hex(L, config->bytes),
+				    luackvm_hex(L, config->gpa), slot,
+				    luackvm_hex(L, bytes), luackvm_hex(L, gpa));
 	}
 	if (error == -ENOMEM && config->flags & CKVM_MEMORY_HUGEPAGES)
 		return luackvm_fail(L, error,
@@ -143,8 +144,7 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 				    path, luackvm_hex(L, config->bytes),
 				    luackvm_hex(L, config->offset));
 	if (path)
-		return luackvm_fail(L, error, "%s: %s", path,
-				    strerror(-error));
+		return luackvm_fail(L, error, "%s: %s", path, strerror(-error));
 	return luackvm_fail(L, error, NULL);
 }
 
@@ -158,10 +158,10 @@ static int open_file(const struct ckvm_memory_config *config, const char *path)
 
 int luackvm_add_memory(lua_State *L)
 {
-	static const char *const keys[] = { "gpa",	 "size",   "slot",
-					    "readonly",	 "log_dirty", "file",
-					    "offset",	 "shared", "hugepages",
-					    NULL };
+	static const char *const keys[] = {
+		"gpa",	"size",	  "slot",   "readonly",	 "log_dirty",
+		"file", "offset", "shared", "hugepages", NULL
+	};
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	struct ckvm_memory_config config = { .size = sizeof(config) };
 	struct ckvm_memory *memory;
@@ -202,8 +202,7 @@ static struct ckvm_memory *check_own(lua_State *L, int index)
 	struct ckvm_memory *memory = luackvm_check(L, index, &luackvm_memory);
 
 	lua_getiuservalue(L, index, 1);
-	luaL_argcheck(L, lua_rawequal(L, -1, 1), index,
-		      "memory of another VM");
+	luaL_argcheck(L, lua_rawequal(L, -1, 1), index, "memory of another VM");
 	lua_pop(L, 1);
 	return memory;
 }
@@ -248,8 +247,8 @@ int luackvm_dirty_pages(lua_State *L)
 	lua_createtable(L, (int)(count < INT32_MAX ? count : 0), 0);
 	for (size_t i = 0; i < words; i++)
 		for (uint64_t bits = bitmap[i]; bits; bits &= bits - 1) {
-			uint64_t page = i * 64 +
-					(unsigned)__builtin_ctzll(bits);
+			uint64_t page =
+				i * 64 + (unsigned)__builtin_ctzll(bits);
 
 			lua_pushinteger(L, (lua_Integer)(gpa + page * PAGE));
 			lua_rawseti(L, -2, ++n);
@@ -336,22 +335,24 @@ static int write_number(lua_State *L, size_t size)
 	int bits = (int)size * 8, error;
 
 	if (bits < 64)
-		luaL_argcheck(L, value >= -((lua_Integer)1 << (bits - 1)) &&
-					 value < (lua_Integer)1 << bits, 3,
+		luaL_argcheck(L,
+			      value >= -((lua_Integer)1 << (bits - 1)) &&
+				      value < (lua_Integer)1 << bits,
+			      3,
 			      lua_pushfstring(L, "%I does not fit in %d bits",
 					      value, bits));
 	error = ckvm_vm_write(vm, gpa, &value, size);
 	return error ? refuse(L, vm, "write", gpa, size, error) : 0;
 }
 
-#define ACCESSORS(bits)                               \
-	int luackvm_read_u##bits(lua_State *L)        \
-	{                                             \
-		return read_number(L, (bits) / 8);    \
-	}                                             \
-	int luackvm_write_u##bits(lua_State *L)       \
-	{                                             \
-		return write_number(L, (bits) / 8);   \
+#define ACCESSORS(bits)                             \
+	int luackvm_read_u##bits(lua_State *L)      \
+	{                                           \
+		return read_number(L, (bits) / 8);  \
+	}                                           \
+	int luackvm_write_u##bits(lua_State *L)     \
+	{                                           \
+		return write_number(L, (bits) / 8); \
 	}
 
 ACCESSORS(8)
@@ -363,8 +364,7 @@ ACCESSORS(64)
 
 static int push_gpa(lua_State *L)
 {
-	const struct ckvm_memory *memory =
-		luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_memory_gpa(memory));
 	return 1;
@@ -372,8 +372,7 @@ static int push_gpa(lua_State *L)
 
 static int push_size(lua_State *L)
 {
-	const struct ckvm_memory *memory =
-		luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_memory_size(memory));
 	return 1;
@@ -381,8 +380,7 @@ static int push_size(lua_State *L)
 
 static int push_slot(lua_State *L)
 {
-	const struct ckvm_memory *memory =
-		luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
 
 	lua_pushinteger(L, ckvm_memory_slot(memory));
 	return 1;

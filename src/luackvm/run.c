@@ -15,7 +15,7 @@
 enum { VCPU = 1, HANDLERS, FRAME };
 
 /* How long a handler may go on after the deadline, before it is stopped. */
-#define LEAST_GRACE 50000000u	/* ns */
+#define LEAST_GRACE 50000000u /* ns */
 #define MOST_GRACE 1000000000u
 
 static const char *const ends[] = {
@@ -172,8 +172,8 @@ static void refuse_answer(lua_State *L, const struct ckvm_access *access)
 	push_range_name(L, access);
 	luaL_error(L, "handler of %s at %s%s returned %s, not an integer",
 		   ckvm_exit_name(access_number(access)),
-		   luackvm_hex(L, access->address),
-		   lua_tostring(L, result + 1), got);
+		   luackvm_hex(L, access->address), lua_tostring(L, result + 1),
+		   got);
 }
 
 static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
@@ -200,8 +200,6 @@ static inline bool take_result(lua_State *L, struct ckvm_vcpu *vcpu,
 	case CALL_READ:
 		answer(L, vcpu);
 		return true;
-	case CALL_WRITE:
-		return true;
 	case CALL_UNCLAIMED_READ:
 		if (!is_false)
 			answer(L, vcpu);
@@ -216,9 +214,10 @@ static inline bool take_result(lua_State *L, struct ckvm_vcpu *vcpu,
 /* The loop ---------------------------------------------------------------- */
 
 /* The vCPU, if the run that called the handler is still the vCPU's. */
-static inline struct ckvm_vcpu *check_run(lua_State *L, lua_KContext context)
+static inline struct ckvm_vcpu *check_run(const struct luackvm_box *box,
+					  lua_State *L, lua_KContext context)
 {
-	struct ckvm_vcpu *vcpu = vcpu_of(L);
+	struct ckvm_vcpu *vcpu = box->object;
 
 	if (!vcpu)
 		luaL_error(L, "the vCPU was closed by a handler of its run");
@@ -259,12 +258,13 @@ static inline bool push_call(lua_State *L, struct ckvm_vcpu *vcpu, int end,
 static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		 int end, lua_KFunction returned)
 {
+	const struct luackvm_box *box = lua_touserdata(L, VCPU);
 	lua_KContext context;
 	enum call call;
 	int args;
 
 	for (;;) {
-		if (end == -EINTR) {
+		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
 			end = enter(lua, vcpu);
 			continue;
@@ -272,11 +272,16 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		if (!push_call(L, vcpu, end, &args, &call))
 			break;
 		context = make_context(vcpu, call);
-		lua_callk(L, args, 1, context, returned);
-		vcpu = check_run(L, context);
-		if (!take_result(L, vcpu, call))
-			return CKVM_EXIT;
-		lua_settop(L, FRAME);
+		if (call == CALL_WRITE) {
+			lua_callk(L, args, 0, context, returned);
+			vcpu = check_run(box, L, context);
+		} else {
+			lua_callk(L, args, 1, context, returned);
+			vcpu = check_run(box, L, context);
+			if (!take_result(L, vcpu, call))
+				return CKVM_EXIT;
+			lua_settop(L, FRAME);
+		}
 		end = enter(lua, vcpu);
 	}
 	return end < 0 ? luackvm_fail(L, end, NULL) : end;
@@ -286,7 +291,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 static int go_on(lua_State *L, int status, lua_KContext context,
 		 lua_KFunction returned)
 {
-	struct ckvm_vcpu *vcpu = check_run(L, context);
+	struct ckvm_vcpu *vcpu = check_run(lua_touserdata(L, VCPU), L, context);
 	struct ckvm_lua *lua = ckvm_lua_get(L);
 	struct luackvm_frame *frame = lua_touserdata(L, FRAME);
 
@@ -298,7 +303,8 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 			luackvm_link_frame(frame);
 		}
 	}
-	if (!take_result(L, vcpu, call_of(context)))
+	if (call_of(context) != CALL_WRITE &&
+	    !take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;
 	lua_settop(L, FRAME);
 	return serve(L, lua, vcpu, enter(lua, vcpu), returned);
@@ -321,9 +327,8 @@ static void inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits)
 
 static uint64_t choose_grace(const struct ckvm_limits *limits)
 {
-	uint64_t grace = limits->flags & CKVM_LIMIT_TIMEOUT
-				 ? limits->timeout_ns
-				 : LEAST_GRACE;
+	uint64_t grace = limits->flags & CKVM_LIMIT_TIMEOUT ? limits->timeout_ns
+							    : LEAST_GRACE;
 
 	return grace < LEAST_GRACE  ? LEAST_GRACE
 	       : grace > MOST_GRACE ? MOST_GRACE
@@ -482,8 +487,8 @@ int luackvm_finish(lua_State *L)
 	push_handlers(L);
 	lua_pushnil(L); /* no frame: the run around it has one */
 	end = ckvm_vcpu_finish(vcpu);
-	return push_finish(L, serve(L, ckvm_lua_get(L), vcpu, end,
-				    finish_returned));
+	return push_finish(
+		L, serve(L, ckvm_lua_get(L), vcpu, end, finish_returned));
 }
 
 /* vcpu:stop([value]) */

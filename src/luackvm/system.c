@@ -67,8 +67,7 @@ static int check_extension(lua_State *L)
 {
 	struct ckvm *kvm = luackvm_check(L, 1, &luackvm_system);
 
-	return push_count(L,
-			  ckvm_check_extension(kvm, luackvm_arg_cap(L, 2)));
+	return push_count(L, ckvm_check_extension(kvm, luackvm_arg_cap(L, 2)));
 }
 
 unsigned int luackvm_arg_cap(lua_State *L, int arg)

@@ -56,7 +56,8 @@ int luackvm_create_vcpu(lua_State *L)
 		return luackvm_fail(
 			L, error,
 			"vCPU id %I: beyond this KVM's max_vcpu_id, or one "
-			"vCPU too many", id);
+			"vCPU too many",
+			id);
 	if (error)
 		return luackvm_fail(L, error, NULL);
 	luackvm_push_vcpu(L, 1, vcpu, true);

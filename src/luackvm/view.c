@@ -104,9 +104,9 @@ static int index_view(lua_State *L)
 	}
 	lua_createtable(L, field->count, 0);
 	for (int i = 0; i < field->count; i++) {
-		lua_pushinteger(L, (lua_Integer)luackvm_load(
-					   data + i * field->size,
-					   field->size));
+		lua_pushinteger(
+			L, (lua_Integer)luackvm_load(data + i * field->size,
+						     field->size));
 		lua_rawseti(L, -2, i + 1);
 	}
 	return 1;
@@ -141,8 +141,10 @@ static void assign_table(lua_State *L, const struct view *view,
 	struct luackvm_struct def = { view->def->name, 0, fields, 0 };
 	uint8_t data[256];
 
-	luaL_argcheck(L, (size_t)field->size * (field->count + !field->count) <=
-				 sizeof(data), 2, "too large");
+	luaL_argcheck(L,
+		      (size_t)field->size * (field->count + !field->count) <=
+			      sizeof(data),
+		      2, "too large");
 	fields[0].offset = 0;
 	memcpy(data, view_data(L, view) + field->offset,
 	       (size_t)field->size * (field->count + !field->count));

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernel's structs on x86, one line a field (asm/kvm.h). */
+#include <stddef.h>
+
+#include <linux/kvm.h>
+
+#include "luackvm.h"
+
+#define END                  \
+	{                    \
+		.name = NULL \
+	}
+
+#define F(member) LUACKVM_SCALAR(struct kvm_regs, member)
+static const struct luackvm_field regs_fields[] = {
+	F(rax), F(rbx), F(rcx), F(rdx),	   F(rsi), F(rdi), F(rsp),
+	F(rbp), F(r8),	F(r9),	F(r10),	   F(r11), F(r12), F(r13),
+	F(r14), F(r15), F(rip), F(rflags), END,
+};
+#undef F
+const struct luackvm_struct luackvm_kvm_regs = { "kvm_regs",
+						 sizeof(struct kvm_regs),
+						 regs_fields, 0 };
+
+#define F(member) LUACKVM_SCALAR(struct kvm_segment, member)
+static const struct luackvm_field segment_fields[] = {
+	F(base), F(limit), F(selector), F(type), F(present),  F(dpl), F(db),
+	F(s),	 F(l),	   F(g),	F(avl),	 F(unusable), END,
+};
+#undef F
+static const struct luackvm_struct segment = { "kvm_segment",
+					       sizeof(struct kvm_segment),
+					       segment_fields, 0 };
+
+#define F(member) LUACKVM_SCALAR(struct kvm_dtable, member)
+static const struct luackvm_field dtable_fields[] = { F(base), F(limit), END };
+#undef F
+static const struct luackvm_struct dtable = { "kvm_dtable",
+					      sizeof(struct kvm_dtable),
+					      dtable_fields, 0 };
+
+#define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
+#define S(member, def)                                                         \
+	{                                                                      \
+		.name = #member, .offset = offsetof(struct kvm_sregs, member), \
+		.size = LUACKVM_SIZE(struct kvm_sregs, member), .sub = &(def)  \
+	}
+static const struct luackvm_field sregs_fields[] = {
+	S(cs, segment),
+	S(ds, segment),
+	S(es, segment),
+	S(fs, segment),
+	S(gs, segment),
+	S(ss, segment),
+	S(tr, segment),
+	S(ldt, segment),
+	S(gdt, dtable),
+	S(idt, dtable),
+	F(cr0),
+	F(cr2),
+	F(cr3),
+	F(cr4),
+	F(cr8),
+	F(efer),
+	F(apic_base),
+	{ .name = "interrupt_bitmap",
+	  .offset = offsetof(struct kvm_sregs, interrupt_bitmap),
+	  .size = 8,
+	  .count = (KVM_NR_INTERRUPTS + 63) / 64 },
+	END,
+};
+#undef F
+#undef S
+const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
+						  sizeof(struct kvm_sregs),
+						  sregs_fields, 0 };
+
+/* struct kvm_vcpu_events has anonymous parts: offsets from its start. */
+#define EVENTS struct kvm_vcpu_events
+#define PART(name, fields)                                    \
+	static const struct luackvm_struct name = {           \
+		#name, sizeof(((EVENTS *)0)->name), fields, 0 \
+	}
+#define F(part, member)                                                        \
+	{                                                                      \
+		.name = #member, .size = LUACKVM_SIZE(EVENTS, part.member),    \
+		.offset =                                                      \
+			offsetof(EVENTS, part.member) - offsetof(EVENTS, part) \
+	}
+#define V(part, member, bit)                                                \
+	{                                                                   \
+		.name = #member, .size = LUACKVM_SIZE(EVENTS, part.member), \
+		.offset = offsetof(EVENTS, part.member) -                   \
+			  offsetof(EVENTS, part),                           \
+		.flag = (bit)                                               \
+	}
+static const struct luackvm_field exception_fields[] = {
+	F(exception, injected),
+	F(exception, nr),
+	F(exception, has_error_code),
+	V(exception, pending, KVM_VCPUEVENT_VALID_PAYLOAD),
+	F(exception, error_code),
+	END,
+};
+static const struct luackvm_field interrupt_fields[] = {
+	F(interrupt, injected),
+	F(interrupt, nr),
+	F(interrupt, soft),
+	V(interrupt, shadow, KVM_VCPUEVENT_VALID_SHADOW),
+	END,
+};
+static const struct luackvm_field nmi_fields[] = {
+	F(nmi, injected),
+	V(nmi, pending, KVM_VCPUEVENT_VALID_NMI_PENDING),
+	F(nmi, masked),
+	END,
+};
+static const struct luackvm_field smi_fields[] = {
+	V(smi, smm, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, pending, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, smm_inside_nmi, KVM_VCPUEVENT_VALID_SMM),
+	V(smi, latched_init, KVM_VCPUEVENT_VALID_SMM),
+	END,
+};
+static const struct luackvm_field triple_fault_fields[] = {
+	V(triple_fault, pending, KVM_VCPUEVENT_VALID_TRIPLE_FAULT),
+	END,
+};
+PART(exception, exception_fields);
+PART(interrupt, interrupt_fields);
+PART(nmi, nmi_fields);
+PART(smi, smi_fields);
+PART(triple_fault, triple_fault_fields);
+#undef F
+#undef V
+#define S(part)                                                    \
+	{                                                          \
+		.name = #part, .offset = offsetof(EVENTS, part),   \
+		.size = LUACKVM_SIZE(EVENTS, part), .sub = &(part) \
+	}
+#define V(member, bit)                                               \
+	{                                                            \
+		.name = #member, .offset = offsetof(EVENTS, member), \
+		.size = LUACKVM_SIZE(EVENTS, member), .flag = (bit)  \
+	}
+static const struct luackvm_field events_fields[] = {
+	S(exception),
+	S(interrupt),
+	S(nmi),
+	V(sipi_vector, KVM_VCPUEVENT_VALID_SIPI_VECTOR),
+	V(flags, 0),
+	S(smi),
+	S(triple_fault),
+	V(exception_has_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
+	V(exception_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
+	END,
+};
+#undef S
+#undef V
+const struct luackvm_struct luackvm_kvm_vcpu_events = {
+	"kvm_vcpu_events", sizeof(EVENTS), events_fields,
+	offsetof(EVENTS, flags)
+};

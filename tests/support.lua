@@ -1,0 +1,106 @@
+-- What the specs share: a real-mode guest in one call, the error of a refused call, a script in a
+-- ckvm-lua of its own. Each test still builds what it needs.
+
+local ckvm = require "ckvm"
+local lfs = require "lfs"
+
+local support = {}
+
+-- Makes the test pending where there is no KVM to test with; run.lua makes that a failure where
+-- KVM is required. `pending` is known to the functions of a spec alone: hence the way to it. The
+-- reason names no line, or busted and run.lua would take what is before it for the place.
+function support.need_kvm()
+  local opened, kvm = pcall(ckvm.open)
+  if opened then return kvm:close() end
+  local reason = tostring(kvm):gsub("^[^\n]-:%d+: ", "")
+  require("busted.core")().pending("no KVM: " .. reason)
+end
+
+-- A guest in real mode: memory from 0 on, `code` at 0x1000, about to run it with clear registers.
+-- Options: size = of the memory (0x10000), open = the argument of ckvm.open, regs = more of them,
+-- memory = more options of add_memory.
+function support.real_mode(code, options)
+  options = options or {}
+  local kvm = ckvm.open(options.open)
+  local vm = kvm:create_vm()
+  local memory = { gpa = 0, size = options.size or 0x10000 }
+  for key, value in pairs(options.memory or {}) do memory[key] = value end
+  local ram = vm:add_memory(memory)
+  vm:write(0x1000, code)
+  local vcpu = vm:create_vcpu(0)
+  vcpu:set_sregs { cs = { base = 0, selector = 0 } }
+  local regs = { rip = 0x1000, rflags = 2 }
+  for name, value in pairs(options.regs or {}) do regs[name] = value end
+  vcpu:set_regs(regs)
+  return kvm, vm, vcpu, ram
+end
+
+-- What fn(...) raises: a string, or an error object.
+function support.error_of(fn, ...)
+  local raised = table.pack(pcall(fn, ...))
+  if raised[1] then error("nothing is raised", 2) end
+  return raised[2]
+end
+
+-- Raises unless text (or what it converts to) has that part, taken literally.
+function support.contains(part, text)
+  text = tostring(text)
+  if not text:find(part, 1, true) then error(("%q is not in %q"):format(part, text), 2) end
+end
+
+function support.quote(word)
+  return "'" .. word:gsub("'", "'\\''") .. "'"
+end
+
+-- The ckvm-lua to run scripts with.
+function support.program()
+  local build = os.getenv("CKVM_BUILDDIR")
+  return os.getenv("CKVM_LUA") or build and build .. "/ckvm-lua"
+    or lfs.symlinkattributes("/proc/self/exe", "target")
+end
+
+local function take(name)
+  local file <close> = assert(io.open(name, "rb"))
+  os.remove(name)
+  return file:read("a")
+end
+
+-- Runs a script's text in a ckvm-lua of its own: args go before it ("--trace-ioctl"), or, as
+-- { before = {...}, after = {...}, shell = "ulimit -n 20" }, before and after, and in a shell
+-- that did that. Returns its exit status (128 + n for signal n), output and errors.
+function support.run(script, args)
+  args = args or {}
+  if args[1] then args = { before = args } end
+  local name, err = os.tmpname(), os.tmpname()
+  do
+    local file <close> = assert(io.open(name, "wb"))
+    file:write(script)
+  end
+  local words = { support.quote(support.program()) }
+  for _, word in ipairs(args.before or {}) do table.insert(words, support.quote(word)) end
+  table.insert(words, name)
+  for _, word in ipairs(args.after or {}) do table.insert(words, support.quote(word)) end
+  local command = ("%s; exec timeout -k 5 60 %s 2>%s </dev/null"):format(
+    args.shell or ":", table.concat(words, " "), err)
+  local pipe = assert(io.popen(command))
+  local output = pipe:read("a")
+  local _, how, code = pipe:close()
+  os.remove(name)
+  return how == "signal" and 128 + code or code, output, take(err)
+end
+
+-- How many descriptors this process has open.
+function support.count_fds()
+  local count = 0
+  for name in lfs.dir("/proc/self/fd") do
+    if name ~= "." and name ~= ".." then count = count + 1 end
+  end
+  return count - 1 -- the one that counts
+end
+
+-- Collects until nothing more comes of it.
+function support.collect()
+  for _ = 1, 4 do collectgarbage() end
+end
+
+return support
