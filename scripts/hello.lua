@@ -54,5 +54,6 @@ print(vcpu:run { timeout = 10 })
 local dirty = vm:dirty_pages(ram)
 print(("%d dirty pages"):format(#dirty))
 if #dirty == 0 then
-  print("The guest stored nothing in memory. VT-x marks the page it runs code from, too; this KVM does not.")
+  print("The guest stored nothing in memory. VT-x marks the page it runs code from, too; this KVM"
+    .. " does not.")
 end

@@ -2,6 +2,7 @@
 -- CKVM_LUA names the program to test; by default it is the one that runs the specs.
 
 local lfs = require "lfs"
+local support = require "support"
 
 local function own_directory()
   return lfs.symlinkattributes("/proc/self/exe", "target"):match("^(.*)/")
@@ -65,15 +66,6 @@ end
 
 local function lacks(part, text)
   assert(not text:find(part, 1, true), ("%q is in %q"):format(part, text))
-end
-
-local function need_kvm()
-  local opened, kvm = pcall(require("ckvm").open)
-  if opened then
-    kvm:close()
-  elseif os.getenv("CKVM_REQUIRE_KVM") ~= "1" then
-    pending("no KVM: " .. tostring(kvm))
-  end
 end
 
 local function setup_directory()
@@ -463,7 +455,7 @@ describe("ckvm-lua:", function()
     it("finds ckvm's scripts from any directory", function()
       local hello = scripts_directory() .. "/hello.lua"
       if not io.open(hello) then pending("no " .. hello) end
-      need_kvm()
+      support.need_kvm()
       local status, output, errors = run("hello.lua")
       assert.equal("", errors)
       assert.equal(0, status)
@@ -518,7 +510,7 @@ describe("ckvm-lua:", function()
     end
 
     it("prints a line for each ioctl on standard error", function()
-      need_kvm()
+      support.need_kvm()
       local status, output, errors = run("--trace-ioctl", write("test.lua", text))
       assert.matches("^hlt\nfalse\t", output)
       assert.equal(0, status)
@@ -526,7 +518,7 @@ describe("ckvm-lua:", function()
     end)
 
     it("writes them to a file", function()
-      need_kvm()
+      support.need_kvm()
       local status, _, errors = run("--trace-ioctl=trace", write("test.lua", text))
       assert.equal(0, status)
       assert.equal("", errors)
@@ -534,7 +526,7 @@ describe("ckvm-lua:", function()
     end)
 
     it("names the error of one that fails", function()
-      need_kvm()
+      support.need_kvm()
       local _, _, errors = run("--trace-ioctl", write("test.lua", [[
         local kvm = require("ckvm").open()
         print(pcall(kvm.create_vm, kvm, { type = 0x7fff0000 })) ]]))
@@ -653,36 +645,36 @@ describe("ckvm-lua:", function()
     end
 
     it("stops a guest that never exits", function()
-      need_kvm()
+      support.need_kvm()
       is_interrupted(interrupt(guest("\\xfe") .. "vcpu:run()"))
     end)
 
     it("stops a guest that never exits in a coroutine", function()
-      need_kvm()
+      support.need_kvm()
       is_interrupted(interrupt(guest("\\xfe") .. "coroutine.wrap(function() vcpu:run() end)()"))
     end)
 
     it("stops a guest that exits all the time", function()
-      need_kvm()
+      support.need_kvm()
       is_interrupted(interrupt(guest("\\xfc") .. "vcpu:run()"))
     end)
 
     it("stops a handler that never ends", function()
-      need_kvm()
+      support.need_kvm()
       is_interrupted(interrupt(guest("\\xfe") .. [[
         function handler() ]] .. ready .. [[ while true do end end
         vcpu:run() ]]))
     end)
 
     it("stops a handler that never ends in a coroutine", function()
-      need_kvm()
+      support.need_kvm()
       is_interrupted(interrupt(guest("\\xfe") .. [[
         function handler() coroutine.wrap(function() ]] .. ready .. [[ while true do end end)() end
         coroutine.wrap(function() vcpu:run() end)() ]]))
     end)
 
     it("leaves a guest that can be run again", function()
-      need_kvm()
+      support.need_kvm()
       local status, errors, output = interrupt(guest("\\xfe") .. [[
         print(pcall(vcpu.run, vcpu))
         print((vcpu:run { timeout = 0 })) ]])
@@ -692,7 +684,7 @@ describe("ckvm-lua:", function()
     end)
 
     it("ends the process the second time in a guest", function()
-      need_kvm()
+      support.need_kvm()
       local status, errors, _, how = interrupt(guest("\\xfe") .. [[
         local first = handler
         pcall(vcpu.run, vcpu)
@@ -864,7 +856,7 @@ describe("ckvm-lua:", function()
     end)
 
     it("stops a guest by Ctrl-C", function()
-      need_kvm()
+      support.need_kvm()
       start("-i", write("test.lua", [[
         local vm = require("ckvm").open():create_vm()
         vm:add_memory { gpa = 0x1000, size = 0x1000 }

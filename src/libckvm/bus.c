@@ -280,6 +280,11 @@ static struct ckvm_range *new_range(struct ckvm_vm *vm,
 		range->ops.write = NULL;
 	else if (!range->ops.write)
 		range->answer[1] = CKVM_ANSWER_NONE;
+	/* Whether a write was queued or not, the callback sees no vCPU. */
+	if (range->batch) {
+		range->batched = range->ops.write;
+		range->ops.write = NULL;
+	}
 	range->opaque = config->opaque;
 	range->value = config->value;
 	if (config->write == CKVM_ANSWER_LOG)

@@ -14,16 +14,17 @@ int ckvm__called(struct ckvm_vcpu *vcpu, int result)
 static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		const struct ckvm_access *access, void *data)
 {
-	struct ckvm_vcpu *behind = access->batched ? NULL : vcpu;
 	int result;
 
-	if (access->is_write)
-		result =
-			range->ops.write(range->opaque, behind, access->address,
+	if (!access->is_write)
+		result = range->ops.read(range->opaque, vcpu, access->address,
 					 data, access->length);
+	else if (range->batch)
+		result = range->batched(range->opaque, NULL, access->address,
+					data, access->length);
 	else
-		result = range->ops.read(range->opaque, behind, access->address,
-					 data, access->length);
+		result = range->ops.write(range->opaque, vcpu, access->address,
+					  data, access->length);
 	return ckvm__called(vcpu, result);
 }
 
@@ -33,6 +34,7 @@ static int hand_back(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 	vcpu->access = *access;
 	vcpu->access.range = range;
 	vcpu->access.opaque = range ? range->opaque : NULL;
+	vcpu->access.batched |= range && range->batch;
 	vcpu->access.offset = range ? access->address - range->first : 0;
 	if (access->is_write)
 		vcpu->access.value = ckvm__load(data, access->length);

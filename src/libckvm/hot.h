@@ -34,7 +34,7 @@ static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
 	access->length = length;
 	access->is_write = is_write;
 	access->space = (uint8_t)space;
-	access->batched = 0;
+	access->batched = range->batch;
 	if (is_write) {
 		access->value = ckvm__load(data, length);
 	} else {

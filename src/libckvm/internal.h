@@ -60,6 +60,8 @@ struct ckvm_range {
 	uint64_t first, last;
 	/* Either may be NULL: what is not a plain callback goes by `answer`. */
 	struct ckvm_ops ops;
+	int (*batched)(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
+		       const void *data, size_t length);
 	void *opaque;
 	uint64_t value;
 	struct ckvm_buffer *log;
@@ -141,6 +143,8 @@ struct ckvm_vcpu {
 	uint64_t accesses[4];	 /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
 
 	bool stop;
+	bool over;	    /* the run was over before it began */
+	bool reblock;	    /* the kick signal, when the run is over */
 	bool finishing;	    /* registers wait for the instruction's end */
 	bool finish_within; /* ckvm_vcpu_finish, with a run open around it */
 	uint8_t stale;	    /* enum ckvm_view to be loaded before use */
@@ -362,6 +366,8 @@ extern _Thread_local struct ckvm__thread ckvm__thread;
 int ckvm__install_kick_signal(void);
 pid_t ckvm__find_tid(void);
 int ckvm__arm(uint64_t deadline); /* 0 disarms */
+bool ckvm__unblock_kick(void);	  /* was it blocked? */
+void ckvm__block_kick(void);
 
 static inline pid_t ckvm__tid(void)
 {

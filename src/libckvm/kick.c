@@ -151,6 +151,26 @@ void ckvm_vcpu_kick(struct ckvm_vcpu *vcpu)
 	ckvm_vcpu_interrupt(vcpu);
 }
 
+/* A blocked kick would wait for the guest's good will. */
+bool ckvm__unblock_kick(void)
+{
+	sigset_t kick, old;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, kick_signal);
+	pthread_sigmask(SIG_UNBLOCK, &kick, &old);
+	return sigismember(&old, kick_signal) == 1;
+}
+
+void ckvm__block_kick(void)
+{
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, kick_signal);
+	pthread_sigmask(SIG_BLOCK, &kick, NULL);
+}
+
 /* The timer --------------------------------------------------------------- */
 
 /* One for each thread that ever had a deadline, deleted when it ends. */

@@ -93,6 +93,8 @@ static int woken(struct ckvm_vcpu *vcpu)
 		return CKVM_KICKED;
 	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
 		return CKVM_TIMEOUT;
+	if (!vcpu->left)
+		return CKVM_EXITS;
 	if (vcpu->limit_flags & CKVM_LIMIT_SIGNALS && !finished)
 		return ckvm__fail("signal", -EINTR);
 	return GO_ON;
@@ -103,7 +105,7 @@ static int drain(struct ckvm_vcpu *vcpu)
 {
 	int end = ckvm__has_batch(vcpu) ? ckvm__drain(vcpu) : GO_ON;
 
-	if (end != GO_ON || vcpu->has_exit)
+	if (end != GO_ON || (vcpu->has_exit && !vcpu->over))
 		return end;
 	vcpu->phase = PHASE_ENTER;
 	return woken(vcpu);
@@ -179,6 +181,15 @@ static void abandon(struct ckvm_vcpu *vcpu)
 		return;
 	vcpu->phase = PHASE_IDLE;
 	atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
+	if (vcpu->reblock)
+		ckvm__block_kick();
+	vcpu->reblock = false;
+}
+
+static void begin(struct ckvm_vcpu *vcpu)
+{
+	vcpu->phase = PHASE_ENTER;
+	vcpu->reblock = ckvm__unblock_kick();
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b)
@@ -298,13 +309,12 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
 	vcpu->deadline = find_deadline(&lim);
 
-	if (atomic_exchange(&vcpu->kicked, false))
-		return CKVM_KICKED;
-	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
-		return CKVM_TIMEOUT;
-	if (!vcpu->left)
-		return CKVM_EXITS;
-	vcpu->phase = PHASE_ENTER;
+	begin(vcpu);
+	/* Over before KVM_RUN, but not before what is queued. */
+	vcpu->over = !vcpu->left || atomic_load(&vcpu->kicked) ||
+		     (vcpu->deadline && ckvm__now() >= vcpu->deadline);
+	if (vcpu->over)
+		vcpu->phase = PHASE_BATCH;
 	return run(vcpu, loop, ckvm__ticks());
 }
 
@@ -350,8 +360,10 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 		return CKVM_STOPPED;
 	if (!(vcpu->attend & ATTEND_FINISH))
 		vcpu->finish_within = vcpu->phase != PHASE_IDLE;
-	if (!vcpu->finish_within)
+	if (!vcpu->finish_within) {
 		vcpu->deadline = 0;
+		begin(vcpu);
+	}
 	atomic_fetch_or(&vcpu->attend, ATTEND_FINISH);
 	vcpu->phase = PHASE_ENTER;
 	return run(vcpu, loop, ckvm__ticks());
@@ -381,9 +393,10 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
 		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
+	vcpu->over = false;
 	vcpu->deadline = 0;
 	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;
-	vcpu->phase = PHASE_ENTER;
+	begin(vcpu);
 	error = run(vcpu, once, ckvm__ticks());
 	abandon(vcpu);
 	return error;

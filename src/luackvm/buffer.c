@@ -7,12 +7,15 @@ int luackvm_new_buffer(lua_State *L)
 	lua_Integer size = luaL_checkinteger(L, 1);
 	struct ckvm_buffer *buffer;
 	struct luackvm_box *box;
+	bool tried = false;
 	int error;
 
 	luaL_argcheck(L, size > 0, 1,
 		      lua_pushfstring(L, "a buffer of %I bytes", size));
 	box = luackvm_new_box(L, &luackvm_buffer);
-	error = ckvm_buffer_create((size_t)size, &buffer);
+	do
+		error = ckvm_buffer_create((size_t)size, &buffer);
+	while (error && luackvm_retry(L, error, &tried));
 	if (error)
 		return luackvm_fail(L, error, "a buffer of %I bytes", size);
 	luackvm_fill(L, box, buffer, true);

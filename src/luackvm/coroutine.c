@@ -13,6 +13,17 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
 	return lua_touserdata(L, lua_upvalueindex(1));
 }
 
+/*
+ * L runs again. An interrupt that set its hook on the coroutine that has just
+ * ended, or yielded, would be lost.
+ */
+static void back_in(struct ckvm_lua *lua, lua_State *L)
+{
+	lua->running = L;
+	if (unlikely(lua->interrupted))
+		ckvm_lua_interrupt(lua);
+}
+
 /* Moves `count` values over and resumes: how many came back, or -1. */
 static int resume(lua_State *L, lua_State *co, int count)
 {
@@ -26,7 +37,7 @@ static int resume(lua_State *L, lua_State *co, int count)
 	lua_xmove(L, co, count);
 	lua->running = co;
 	status = lua_resume(co, L, count, &results);
-	lua->running = L;
+	back_in(lua, L);
 	if (status != LUA_OK && status != LUA_YIELD) {
 		lua_xmove(co, L, 1);
 		return -1;
@@ -70,7 +81,7 @@ static int reset(lua_State *L, lua_State *co)
 
 	lua->running = co;
 	status = lua_resetthread(co);
-	lua->running = L;
+	back_in(lua, L);
 	return status;
 }
 

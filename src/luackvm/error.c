@@ -103,13 +103,14 @@ static void set_where(lua_State *L)
 	lua_pop(L, 1);
 }
 
-int luackvm_fail(lua_State *L, int error, const char *format, ...)
+/* The message is on top. */
+static int raise(lua_State *L, const char *call, int error)
 {
-	const char *call = ckvm_errop();
 	const char *code = ckvm_errno_name(error);
-	va_list args;
 
 	lua_createtable(L, 0, 5);
+	lua_insert(L, -2);
+	lua_setfield(L, -2, "message");
 	set_string(L, "call", call);
 	if (code)
 		set_string(L, "code", code);
@@ -119,18 +120,36 @@ int luackvm_fail(lua_State *L, int error, const char *format, ...)
 	}
 	lua_pushinteger(L, -error);
 	lua_setfield(L, -2, "errno");
+	set_where(L);
+	lua_rawgetp(L, LUA_REGISTRYINDEX, &key);
+	lua_setmetatable(L, -2);
+	return lua_error(L);
+}
+
+const char *luackvm_hint(int error)
+{
+	return find_hint(ckvm_errop(), -error);
+}
+
+int luackvm_fail(lua_State *L, int error, const char *format, ...)
+{
+	va_list args;
+
 	if (format) {
 		va_start(args, format);
 		lua_pushvfstring(L, format, args);
 		va_end(args);
 	} else {
-		lua_pushstring(L, find_hint(call, -error));
+		lua_pushstring(L, luackvm_hint(error));
 	}
-	lua_setfield(L, -2, "message");
-	set_where(L);
-	lua_rawgetp(L, LUA_REGISTRYINDEX, &key);
-	lua_setmetatable(L, -2);
-	return lua_error(L);
+	return raise(L, ckvm_errop(), error);
+}
+
+int luackvm_fail_call(lua_State *L, const char *call, int error,
+		      const char *path)
+{
+	lua_pushfstring(L, "%s: %s", path, strerror(-error));
+	return raise(L, call, error);
 }
 
 bool luackvm_retry(lua_State *L, int error, bool *tried)

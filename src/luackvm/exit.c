@@ -276,7 +276,7 @@ static int push_field(lua_State *L, const struct kvm_run *run,
 static int index_exit(lua_State *L)
 {
 	struct kvm_run *run = check_exit(L);
-	const char *name = luaL_checkstring(L, 2);
+	const char *name = luackvm_text(L, 2, "exit");
 	const struct luackvm_field *field;
 	size_t size, count;
 	uint8_t *data;
@@ -299,7 +299,7 @@ static int index_exit(lua_State *L)
 static int assign_exit(lua_State *L)
 {
 	struct kvm_run *run = check_exit(L);
-	const char *name = luaL_checkstring(L, 2);
+	const char *name = luackvm_text(L, 2, "exit");
 	const struct luackvm_field *field;
 	bool writable = false;
 	size_t size, count;

@@ -97,13 +97,14 @@ bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
 
 /* From a table ------------------------------------------------------------ */
 
-static const struct luackvm_field *find_field(const struct luackvm_struct *def,
-					      const char *name)
+/* The field whose name is at -2. */
+static const struct luackvm_field *find_field(lua_State *L,
+					      const struct luackvm_struct *def)
 {
 	const struct luackvm_field *field;
 
 	for (field = def->fields; field->name; field++)
-		if (!strcmp(field->name, name))
+		if (luackvm_is(L, -2, field->name))
 			return field;
 	return NULL;
 }
@@ -129,11 +130,9 @@ static uint32_t read_fields(lua_State *L, int index, const char *path,
 
 	luaL_checkstack(L, 6, NULL);
 	for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 2)) {
-		const struct luackvm_field *field = NULL;
+		const struct luackvm_field *field = find_field(L, def);
 		const char *name;
 
-		if (lua_type(L, -2) == LUA_TSTRING)
-			field = find_field(def, lua_tostring(L, -2));
 		if (!field) {
 			lua_pushvalue(L, -2);
 			luaL_error(L, "%s: unknown field '%s'", path,

@@ -129,6 +129,13 @@ void luackvm_register_error(lua_State *L);
 /* For want of descriptors or memory: collects, and true the first time. */
 bool luackvm_retry(lua_State *L, int error, bool *tried);
 
+/* The C library's text, or the hint that experience has for this step. */
+const char *luackvm_hint(int error);
+
+/* luackvm_fail for a system call of the binding's own: its name, and errno. */
+int luackvm_fail_call(lua_State *L, const char *call, int error,
+		      const char *path);
+
 /* options.c --------------------------------------------------------------- */
 
 /* An option table at index 2 of the method `who`. Raise for what is wrong. */
@@ -147,6 +154,12 @@ uint64_t luackvm_seconds(lua_State *L, int table, const char *key);
 
 /* "0x1000": pushed, and returned. lua_pushfstring has no such format. */
 const char *luackvm_hex(lua_State *L, uint64_t value);
+
+/* The string at index, which must not hide anything behind a zero byte. */
+const char *luackvm_text(lua_State *L, int index, const char *what);
+
+/* Is the value at index this very string? */
+bool luackvm_is(lua_State *L, int index, const char *text);
 
 /* Arguments: an address, and a length that is not negative. */
 uint64_t luackvm_arg_address(lua_State *L, int arg);

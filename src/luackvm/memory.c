@@ -40,21 +40,20 @@ static void check_pages(lua_State *L, const char *name, uint64_t value)
 /* hugepages = true, "2M" or "1G". */
 static void read_hugepages(lua_State *L, struct ckvm_memory_config *config)
 {
-	const char *text;
-
-	if (lua_getfield(L, 2, "hugepages") == LUA_TSTRING) {
-		text = lua_tostring(L, -1);
-		if (!strcmp(text, "2M"))
-			config->hugepage_size = 2u << 20;
-		else if (!strcmp(text, "1G"))
-			config->hugepage_size = 1u << 30;
-		else
-			luaL_error(L, "hugepages: '%s' is neither 2M nor 1G",
-				   text);
-		config->flags |= CKVM_MEMORY_HUGEPAGES;
-	} else if (luackvm_flag(L, 2, "hugepages")) {
-		config->flags |= CKVM_MEMORY_HUGEPAGES;
+	if (lua_getfield(L, 2, "hugepages") != LUA_TSTRING) {
+		lua_pop(L, 1);
+		if (luackvm_flag(L, 2, "hugepages"))
+			config->flags |= CKVM_MEMORY_HUGEPAGES;
+		return;
 	}
+	if (luackvm_is(L, -1, "2M"))
+		config->hugepage_size = 2u << 20;
+	else if (luackvm_is(L, -1, "1G"))
+		config->hugepage_size = 1u << 30;
+	else
+		luaL_error(L, "hugepages: '%s' is neither 2M nor 1G",
+			   lua_tostring(L, -1));
+	config->flags |= CKVM_MEMORY_HUGEPAGES;
 	lua_pop(L, 1);
 }
 
@@ -95,12 +94,9 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 /* The path in `file`, or NULL; on the stack to stay. */
 static const char *file_path(lua_State *L)
 {
-	int type = lua_getfield(L, 2, "file");
-
-	if (type != LUA_TNIL && type != LUA_TSTRING)
-		luaL_error(L, "file: path expected, got %s",
-			   lua_typename(L, type));
-	return lua_tostring(L, -1);
+	if (lua_getfield(L, 2, "file") == LUA_TNIL)
+		return NULL;
+	return luackvm_text(L, -1, "file");
 }
 
 static int describe_failure(lua_State *L, struct ckvm_vm *vm,
@@ -148,12 +144,20 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 	return luackvm_fail(L, error, NULL);
 }
 
-static int open_file(const struct ckvm_memory_config *config, const char *path)
+static int open_file(lua_State *L, const struct ckvm_memory_config *config,
+		     const char *path)
 {
 	bool writes = config->flags & CKVM_MEMORY_SHARED &&
 		      !(config->flags & CKVM_MEMORY_READONLY);
+	bool tried = false;
+	int fd;
 
-	return open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	do
+		fd = open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	while (fd < 0 && luackvm_retry(L, -errno, &tried));
+	if (fd < 0)
+		luackvm_fail_call(L, "open", -errno, path);
+	return fd;
 }
 
 int luackvm_add_memory(lua_State *L)
@@ -177,10 +181,7 @@ int luackvm_add_memory(lua_State *L)
 	box = luackvm_new_box(L, &luackvm_memory);
 	if (path) {
 		config.flags |= CKVM_MEMORY_FILE;
-		config.fd = open_file(&config, path);
-		if (config.fd < 0)
-			return luaL_error(L, "file: %s: %s", path,
-					  strerror(errno));
+		config.fd = open_file(L, &config, path);
 	}
 	do
 		error = ckvm_vm_add_memory(vm, &config, &memory);

@@ -6,10 +6,37 @@
 
 #include "luackvm.h"
 
-static bool is_known(const char *const *keys, const char *key)
+const char *luackvm_text(lua_State *L, int index, const char *what)
+{
+	size_t length;
+	const char *text;
+
+	if (lua_type(L, index) != LUA_TSTRING)
+		luaL_error(L, "%s: string expected, got %s", what,
+			   luaL_typename(L, index));
+	text = lua_tolstring(L, index, &length);
+	if (strlen(text) != length)
+		luaL_error(L, "%s: '%s' goes on behind a zero byte", what,
+			   text);
+	return text;
+}
+
+bool luackvm_is(lua_State *L, int index, const char *text)
+{
+	size_t length;
+	const char *other;
+
+	if (lua_type(L, index) != LUA_TSTRING)
+		return false;
+	other = lua_tolstring(L, index, &length);
+	return length == strlen(text) && !memcmp(other, text, length);
+}
+
+/* The key at index -2. */
+static bool is_known(lua_State *L, const char *const *keys)
 {
 	for (; *keys; keys++)
-		if (!strcmp(*keys, key))
+		if (luackvm_is(L, -2, *keys))
 			return true;
 	return false;
 }
@@ -19,8 +46,7 @@ void luackvm_check_keys(lua_State *L, int table, const char *who,
 {
 	luaL_checktype(L, table, LUA_TTABLE);
 	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
-		if (lua_type(L, -2) == LUA_TSTRING &&
-		    is_known(keys, lua_tostring(L, -2)))
+		if (is_known(L, keys))
 			continue;
 		lua_pushvalue(L, -2);
 		luaL_error(L, "%s: unknown option '%s'", who,

@@ -142,38 +142,57 @@ static enum call call_for_exit(uint32_t exit)
 
 /* Results ----------------------------------------------------------------- */
 
+/* Pushes " (range 0x10-0x17)", or "" where there is none any more. */
 static void push_range_name(lua_State *L, const struct ckvm_access *access)
 {
 	lua_Integer base = (lua_Integer)((uintptr_t)access->opaque / 2);
-	const struct luackvm_box *box;
+	const struct luackvm_box *box = NULL;
 	uint64_t first, last;
 
-	lua_pushliteral(L, "");
-	if (!access->range)
+	if (access->range) {
+		lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
+		box = luackvm_test(L, -1, &luackvm_range);
+	}
+	if (!box || box->object != access->range) {
+		lua_pushliteral(L, "");
 		return;
-	lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
-	box = luackvm_test(L, -1, &luackvm_range);
-	if (!box || box->object != access->range)
-		return; /* detached meanwhile */
+	}
 	first = ckvm_range_first(access->range);
 	last = first + (ckvm_range_count(access->range) - 1);
 	lua_pushfstring(L, " (range %s-%s)", luackvm_hex(L, first),
 			luackvm_hex(L, last));
 }
 
+/* Pushes "boot.lua:12", where the handler of a read was defined. */
+static void push_handler_name(lua_State *L, const struct ckvm_access *access)
+{
+	lua_Integer key = access->range
+				  ? (lua_Integer)((uintptr_t)access->opaque / 2)
+				  : ON_KEY(access_number(access));
+	lua_Debug info;
+
+	if (lua_rawgeti(L, HANDLERS, key) != LUA_TFUNCTION) {
+		lua_pushliteral(L, "handler");
+		return;
+	}
+	lua_getinfo(L, ">S", &info);
+	lua_pushfstring(L, "handler %s:%d", info.short_src, info.linedefined);
+}
+
 /* The result is on top. */
 static void refuse_answer(lua_State *L, const struct ckvm_access *access)
 {
-	int result = lua_gettop(L);
-	const char *got = lua_type(L, result) == LUA_TNUMBER
-				  ? lua_tostring(L, result)
-				  : luaL_typename(L, result);
+	const char *got = lua_type(L, -1) == LUA_TNUMBER ? lua_tostring(L, -1)
+							 : luaL_typename(L, -1);
+	const char *handler, *range;
 
+	push_handler_name(L, access);
+	handler = lua_tostring(L, -1);
 	push_range_name(L, access);
-	luaL_error(L, "handler of %s at %s%s returned %s, not an integer",
+	range = lua_tostring(L, -1);
+	luaL_error(L, "%s of %s at %s%s returned %s, not an integer", handler,
 		   ckvm_exit_name(access_number(access)),
-		   luackvm_hex(L, access->address), lua_tostring(L, result + 1),
-		   got);
+		   luackvm_hex(L, access->address), range, got);
 }
 
 static void answer(lua_State *L, struct ckvm_vcpu *vcpu)

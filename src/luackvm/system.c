@@ -23,17 +23,18 @@ int luackvm_open(lua_State *L)
 		lua_getfield(L, 1, "path");
 		lua_replace(L, 1);
 	}
-	options.path = luaL_optstring(L, 1, NULL);
+	lua_settop(L, 1);
+	options.path =
+		lua_isnil(L, 1) ? "/dev/kvm" : luackvm_text(L, 1, "path");
 	if (lua->hooked)
 		options.hook = &lua->hook;
 	box = luackvm_new_box(L, &luackvm_system);
 	do
 		error = ckvm_open(&options, &kvm);
 	while (error && luackvm_retry(L, error, &tried));
-	if (error && options.path && error == -ENOENT)
-		return luackvm_fail(L, error, "%s: no such file", options.path);
 	if (error)
-		return luackvm_fail(L, error, NULL);
+		return luackvm_fail(L, error, "%s: %s", options.path,
+				    luackvm_hint(error));
 	luackvm_fill(L, box, kvm, true);
 	return 1;
 }
@@ -81,7 +82,7 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg)
 			      "not a capability's number");
 		return (unsigned int)number;
 	}
-	name = luaL_checkstring(L, arg);
+	name = luackvm_text(L, arg, "capability");
 	number = ckvm_cap_number(name);
 	luaL_argcheck(L, number >= 0, arg,
 		      lua_pushfstring(L, "unknown capability '%s'", name));
@@ -107,8 +108,8 @@ static int create_vm(lua_State *L)
 		error = ckvm_create_vm(kvm, type, &vm);
 	while (error && luackvm_retry(L, error, &tried));
 	if (error == -EINVAL)
-		return luackvm_fail(L, error, "no VM type %d on this KVM",
-				    (int)type);
+		return luackvm_fail(L, error, "no VM type %I on this KVM",
+				    (lua_Integer)type);
 	if (error)
 		return luackvm_fail(L, error, NULL);
 	luackvm_push_vm(L, vm, true);

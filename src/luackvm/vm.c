@@ -89,8 +89,11 @@ static int on(lua_State *L)
 		number = luaL_checkinteger(L, 2);
 		luaL_argcheck(L, number >= 0 && number < CKVM_EXIT_IO_IN, 2,
 			      "not an exit's number");
+		luaL_argcheck(L,
+			      number != KVM_EXIT_IO && number != KVM_EXIT_MMIO,
+			      2, "I/O and MMIO exits go by their four names");
 	} else {
-		name = luaL_checkstring(L, 2);
+		name = luackvm_text(L, 2, "exit");
 		number = ckvm_exit_number(name);
 		luaL_argcheck(L, number >= 0, 2,
 			      lua_pushfstring(L, "unknown exit '%s'", name));
