@@ -191,28 +191,17 @@ static void retire(struct ckvm__bus *bus, struct ckvm_range *range)
 
 /* Batching ---------------------------------------------------------------- */
 
-/* 4.116: the zone's size is 32 bits, so a huge range is several zones. */
+/* 4.116 */
 static int set_batch(struct ckvm_range *range, unsigned long request)
 {
-	const uint64_t most = 0x80000000u;
-	uint64_t first = range->first, left = range->last - first, part;
-	int error = 0;
+	struct kvm_coalesced_mmio_zone zone = {
+		.addr = range->first,
+		.size = (uint32_t)(range->last - range->first + 1),
+		.pio = range->space == CKVM_IO,
+	};
+	int result = ckvm__ioctl(range->vm->kvm, range->vm->fd, request, &zone);
 
-	for (;; first += part, left -= part) {
-		struct kvm_coalesced_mmio_zone zone = {
-			.addr = first,
-			.size = (uint32_t)(left < most ? left + 1 : most),
-			.pio = range->space == CKVM_IO,
-		};
-
-		error = ckvm__ioctl(range->vm->kvm, range->vm->fd, request,
-				    &zone);
-		if (error < 0)
-			return error;
-		if (left < most)
-			return 0;
-		part = most;
-	}
+	return result < 0 ? result : 0;
 }
 
 /* Attaching --------------------------------------------------------------- */
@@ -245,7 +234,8 @@ static int check_config(const struct ckvm_vm *vm,
 	    (config->write == CKVM_ANSWER_OPS && !config->ops) ||
 	    (config->write == CKVM_ANSWER_LOG && !config->log))
 		return ckvm__fail("answer", -EINVAL);
-	if (config->batch && config->read != CKVM_ANSWER_NONE)
+	if (config->batch &&
+	    (config->read != CKVM_ANSWER_NONE || config->count > UINT32_MAX))
 		return ckvm__fail("batch", -EINVAL);
 	if (config->batch && !(vm->kvm->batching & 1u << config->space))
 		return ckvm__fail("batch", -ENOTSUP);

@@ -255,7 +255,7 @@ int ckvm_cap_number(const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (names[i] && !strcmp(names[i], name))
 			return (int)i;
-	return -ENOENT;
+	return ckvm__fail("capability", -ENOENT);
 }
 
 const char *ckvm_cap_name(unsigned int number)

@@ -264,7 +264,8 @@ enum ckvm_answer {
 struct ckvm_range_config {
 	size_t size;
 	enum ckvm_space space;
-	uint32_t batch; /* 1: the kernel queues writes (4.116); no reads */
+	uint32_t batch; /* 1: the kernel queues writes (4.116); no reads, and
+			   less than 4 GiB */
 	uint64_t first;
 	uint64_t count; /* ports or bytes, not 0 */
 	enum ckvm_answer read, write;
@@ -506,12 +507,13 @@ CKVM_API int ckvm_set_kick_signal(int signal);
 CKVM_API int ckvm_kick_signal(void);
 
 /*
- * Has `late` called, inside the signal handler, when the deadline of a run
- * passes on this thread while the run is handed back, and every `period_ns`
- * from then on until it goes on or ends. NULL: no more.
+ * Has `late` called, inside the signal handler, when `deadline_ns` passes on
+ * this thread while no run is in its loop, and every `period_ns` from then on:
+ * for who must stop an answer that takes too long. A run that is handed back
+ * leaves its own deadline in force for this. NULL: no more.
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
-			       uint64_t period_ns);
+			       uint64_t deadline_ns, uint64_t period_ns);
 
 /* Counted since the vCPU was created. */
 #define CKVM_STATS_EXITS 64

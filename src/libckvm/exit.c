@@ -68,5 +68,5 @@ int ckvm_exit_number(const char *name)
 		if (i != KVM_EXIT_IO && i != KVM_EXIT_MMIO &&
 		    !strcmp(names[i], name))
 			return (int)i;
-	return -ENOENT;
+	return ckvm__fail("exit", -ENOENT);
 }

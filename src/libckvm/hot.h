@@ -14,10 +14,13 @@
  */
 static inline uint64_t ckvm__load(const void *data, uint32_t length)
 {
+	static const uint64_t mask[9] = {
+		[1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = UINT64_MAX
+	};
 	uint64_t value;
 
 	memcpy(&value, data, 8);
-	return value & UINT64_MAX >> (64 - 8 * length);
+	return value & mask[length];
 }
 
 static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
@@ -90,7 +93,7 @@ static inline int ckvm__straight(struct ckvm_vcpu *vcpu)
 	int end = NOT_STRAIGHT;
 
 	if (likely(reason == KVM_EXIT_IO)) {
-		uint16_t port = run->io.port;
+		uint32_t port = run->io.port;
 
 		if (likely(run->io.count == 1))
 			end = ckvm__serve(

@@ -174,10 +174,16 @@ struct ckvm_vcpu {
 	struct kvm_sync_regs held;
 
 	struct ckvm_stats stats;
-	uint64_t entered, left_at; /* ticks: when the loop was, last */
-	uint64_t loop_ticks;	   /* inside the loop */
-	uint64_t caller_ticks;	   /* while a run was handed back */
+	uint64_t loop_ticks;   /* inside the loop; less when it began, in it */
+	uint64_t left_at;      /* when it was left */
+	uint64_t caller_ticks; /* while a run was handed back */
 };
+
+/* Also from other threads and signal handlers: the kernel only reads it. */
+static inline void ckvm__set_immediate_exit(struct ckvm_vcpu *vcpu, bool on)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, on, __ATOMIC_RELAXED);
+}
 
 struct ckvm_buffer {
 	atomic_uint refs;
@@ -277,7 +283,7 @@ void ckvm__bus_end(struct ckvm_vm *vm);	    /* frees what is left */
 void ckvm__bus_reclaim(struct ckvm_vm *vm); /* frees what nobody can see */
 
 static inline struct ckvm_range *ckvm__find_port(struct ckvm_vm *vm,
-						 uint16_t port)
+						 uint32_t port)
 {
 	_Atomic(struct ckvm_range *) *leaf = atomic_load_explicit(
 		&vm->bus.port[port >> 8], memory_order_acquire);

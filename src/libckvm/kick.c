@@ -26,11 +26,6 @@ static atomic_bool installed;
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t timer_key;
 
-static void set_immediate_exit(struct ckvm_vcpu *vcpu)
-{
-	*(volatile __u8 *)&vcpu->run->immediate_exit = 1;
-}
-
 static void handle_kick(int signal)
 {
 	struct ckvm__thread *thread = &ckvm__thread;
@@ -40,7 +35,7 @@ static void handle_kick(int signal)
 
 	(void)signal;
 	if (vcpu) {
-		set_immediate_exit(vcpu);
+		ckvm__set_immediate_exit(vcpu, true);
 	} else {
 		atomic_store_explicit(&thread->missed, true,
 				      memory_order_relaxed);
@@ -138,7 +133,10 @@ void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu)
 	pid_t runner;
 	int saved = errno;
 
-	set_immediate_exit(vcpu);
+	/* A child of fork() does not have the page. */
+	if (ckvm__check_process(vcpu->kvm))
+		return;
+	ckvm__set_immediate_exit(vcpu, true);
 	runner = atomic_load(&vcpu->runner);
 	if (runner)
 		syscall(SYS_tgkill, getpid(), runner, kick_signal);
@@ -218,7 +216,7 @@ int ckvm__arm(uint64_t deadline)
 }
 
 void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
-		      uint64_t period_ns)
+		      uint64_t deadline_ns, uint64_t period_ns)
 {
 	struct ckvm__thread *thread = &ckvm__thread;
 
@@ -228,6 +226,7 @@ void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 	thread->late_period = period_ns;
 	atomic_signal_fence(memory_order_seq_cst);
 	thread->late = late;
-	if (!late)
-		ckvm__arm(0);
+	/* Within a callback the timer is for the run around it. */
+	if (!thread->current)
+		ckvm__arm(late ? deadline_ns : 0);
 }

@@ -285,19 +285,24 @@ void ckvm_memory_unref(struct ckvm_memory *memory)
 void ckvm_memory_close(struct ckvm_memory *memory)
 {
 	struct ckvm_vm *vm;
+	bool gone;
 
 	if (!memory || memory->closed)
 		return;
 	vm = memory->vm;
 	pthread_mutex_lock(&vm->lock);
 	memory->closed = true;
-	/* In a child it fails, and need not be done: the slot is the parent's.
+	/* What the kernel will not let go of stays as it is, to the VM's end.
 	 */
-	set_region(memory, memory->gpa, 0);
-	unlink_memory(vm, memory);
-	unmap(vm, memory);
+	gone = !ckvm__check_process(vm->kvm) &&
+	       !set_region(memory, memory->gpa, 0);
+	if (gone) {
+		unlink_memory(vm, memory);
+		unmap(vm, memory);
+	}
 	pthread_mutex_unlock(&vm->lock);
-	ckvm_memory_unref(memory);
+	if (gone)
+		ckvm_memory_unref(memory);
 }
 
 void ckvm__memory_end(struct ckvm_vm *vm)

@@ -12,7 +12,10 @@
 static int not_an_exit(struct ckvm_vcpu *vcpu, int result)
 {
 	struct kvm_run *run = vcpu->run;
+	int error = ckvm__check_process(vcpu->kvm);
 
+	if (error) /* a callback forked, and this is the child */
+		return error;
 	if ((result == -EFAULT || result == -EHWPOISON) &&
 	    run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		return 0;
@@ -61,7 +64,7 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 	if (result)
 		return result;
 	if (vcpu->finishing || attend & ATTEND_FINISH)
-		vcpu->run->immediate_exit = 1;
+		ckvm__set_immediate_exit(vcpu, true);
 	result = enter(vcpu, true);
 	if (!result && vcpu->finishing)
 		result = ckvm__merge_registers(vcpu);
@@ -76,7 +79,7 @@ static int woken(struct ckvm_vcpu *vcpu)
 	bool finished = vcpu->finishing;
 	int error = 0;
 
-	vcpu->run->immediate_exit = 0;
+	ckvm__set_immediate_exit(vcpu, false);
 	/* Whoever sets it from here on has set its reason before. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (finished) {
@@ -87,8 +90,12 @@ static int woken(struct ckvm_vcpu *vcpu)
 		return error;
 	if (atomic_load(&vcpu->closed))
 		return ckvm__fail("closed", -EBADF);
-	if (vcpu->attend & ATTEND_FINISH)
+	if (vcpu->attend & ATTEND_FINISH) {
+		/* For the run around it, if there is one. */
+		if (atomic_load(&vcpu->kicked))
+			ckvm__set_immediate_exit(vcpu, true);
 		return CKVM_STOPPED;
+	}
 	if (atomic_exchange(&vcpu->kicked, false))
 		return CKVM_KICKED;
 	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
@@ -114,14 +121,16 @@ static int drain(struct ckvm_vcpu *vcpu)
 /* The exit is handled: is that enough? */
 static int limited(struct ckvm_vcpu *vcpu)
 {
-	if (vcpu->attend & ATTEND_FINISH)
+	if (vcpu->attend & ATTEND_FINISH) {
+		vcpu->left = 1; /* for the run around it to find */
 		return GO_ON;
+	}
 	return vcpu->stop ? CKVM_STOPPED : CKVM_EXITS;
 }
 
 /* Until something of enum ckvm_end, or an error. vcpu->phase says where from.
  */
-static int loop(struct ckvm_vcpu *vcpu)
+static inline __attribute__((always_inline)) int loop(struct ckvm_vcpu *vcpu)
 {
 	int end;
 
@@ -144,6 +153,8 @@ static int loop(struct ckvm_vcpu *vcpu)
 		if (unlikely(end) && end != -EINTR)
 			return end;
 		if (unlikely(end) || unlikely(vcpu->attend & ATTEND_BATCH)) {
+			if (!end)
+				ckvm__begin_exit(vcpu);
 batch:
 			end = drain(vcpu);
 			if (end != GO_ON)
@@ -219,6 +230,14 @@ static void leave(struct ckvm_vcpu *vcpu, int end)
 	}
 }
 
+/* The timer may have gone off already, for another vCPU or for none. */
+static int begin_deadline(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
+		ckvm__set_immediate_exit(vcpu, true);
+	return ckvm__arm(vcpu->deadline);
+}
+
 /* A run from within a callback ends with the one around it. */
 static inline int begin_on_thread(struct ckvm__thread *thread,
 				  struct ckvm_vcpu *vcpu,
@@ -233,25 +252,26 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 					  memory_order_relaxed))) {
 		atomic_store_explicit(&thread->missed, false,
 				      memory_order_relaxed);
-		vcpu->run->immediate_exit = 1;
+		ckvm__set_immediate_exit(vcpu, true);
 	}
-	return likely(vcpu->deadline == thread->armed)
-		       ? 0
-		       : ckvm__arm(vcpu->deadline);
+	return likely(!vcpu->deadline && !thread->armed) ? 0
+							 : begin_deadline(vcpu);
 }
 
 static inline void end_on_thread(struct ckvm__thread *thread,
 				 struct ckvm_vcpu *outer, int end)
 {
 	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
+	if (unlikely(outer))
+		begin_deadline(outer);
 	/* With somebody to tell about lateness, the timer stays for that. */
-	if (unlikely(thread->armed) && !(is_open(end) && thread->late))
-		ckvm__arm(outer ? outer->deadline : 0);
+	else if (unlikely(thread->armed) && !(is_open(end) && thread->late))
+		ckvm__arm(0);
 }
 
 /* The vCPU's loop, by one thread at a time, with the vCPU kept alive. */
-static inline int run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *),
-		      uint64_t now)
+static inline __attribute__((always_inline)) int
+run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 {
 	struct ckvm__thread *thread = &ckvm__thread;
 	struct ckvm_vcpu *outer = thread->current;
@@ -261,18 +281,25 @@ static inline int run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *),
 	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
 	ckvm__vcpu_get(vcpu);
-	vcpu->entered = now;
+	vcpu->loop_ticks -= now;
 	end = begin_on_thread(thread, vcpu, outer);
 	if (likely(!end))
 		end = body(vcpu);
 	atomic_store_explicit(&vcpu->dispatching, false, memory_order_release);
-	vcpu->left_at = ckvm__ticks();
-	vcpu->loop_ticks += vcpu->left_at - vcpu->entered;
+	now = ckvm__ticks();
+	vcpu->loop_ticks += now;
+	vcpu->left_at = now;
 	leave(vcpu, end);
 	end_on_thread(thread, outer, end);
 	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
 	ckvm__vcpu_put(vcpu);
 	return end;
+}
+
+static __attribute__((noinline)) int run_loop(struct ckvm_vcpu *vcpu,
+					      uint64_t now)
+{
+	return run(vcpu, loop, now);
 }
 
 static uint64_t find_deadline(const struct ckvm_limits *limits)
@@ -315,7 +342,7 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 		     (vcpu->deadline && ckvm__now() >= vcpu->deadline);
 	if (vcpu->over)
 		vcpu->phase = PHASE_BATCH;
-	return run(vcpu, loop, ckvm__ticks());
+	return run_loop(vcpu, ckvm__ticks());
 }
 
 int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu)
@@ -326,12 +353,14 @@ int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu)
 	/* If it is closed, or another thread's, the loop will find out. */
 	if (unlikely(error))
 		return error;
-	if (unlikely(vcpu->phase == PHASE_IDLE))
-		return ckvm__fail("run", -ESRCH);
+	if (unlikely(vcpu->phase == PHASE_IDLE)) {
+		error = ckvm__vcpu_check(vcpu);
+		return error ? error : ckvm__fail("run", -ESRCH);
+	}
 	if (unlikely(vcpu->phase == PHASE_ACCESS))
 		vcpu->element++;
 	vcpu->caller_ticks += now - vcpu->left_at;
-	return run(vcpu, loop, now);
+	return run_loop(vcpu, now);
 }
 
 /* Handed back, and more to it than a last write? */
@@ -366,7 +395,7 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 	}
 	atomic_fetch_or(&vcpu->attend, ATTEND_FINISH);
 	vcpu->phase = PHASE_ENTER;
-	return run(vcpu, loop, ckvm__ticks());
+	return run_loop(vcpu, ckvm__ticks());
 }
 
 static int once(struct ckvm_vcpu *vcpu)
@@ -437,13 +466,27 @@ void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
 {
 	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
 
-	if (access && !access->is_write)
-		memcpy(vcpu->access_data, &value, access->length);
+	if (!access || access->is_write || ckvm__check_process(vcpu->kvm))
+		return;
+	switch (access->length) {
+	case 1:
+		*(uint8_t *)vcpu->access_data = (uint8_t)value;
+		break;
+	case 2:
+		memcpy(vcpu->access_data, &value, 2);
+		break;
+	case 4:
+		memcpy(vcpu->access_data, &value, 4);
+		break;
+	default:
+		memcpy(vcpu->access_data, &value, 8);
+	}
 }
 
 struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu)
 {
-	return vcpu->has_exit ? vcpu->run : NULL;
+	return vcpu->has_exit && !ckvm__check_process(vcpu->kvm) ? vcpu->run
+								 : NULL;
 }
 
 uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu)
@@ -455,6 +498,8 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
 
+	if (ckvm__check_process(vcpu->kvm))
+		return KVM_EXIT_UNKNOWN;
 	if (run->exit_reason == KVM_EXIT_IO)
 		return run->io.direction == KVM_EXIT_IO_IN ? CKVM_EXIT_IO_IN
 							   : CKVM_EXIT_IO_OUT;
@@ -467,6 +512,10 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 /* The loop looks at `left` alone. */
 int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
 {
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (error)
+		return error;
 	if (vcpu->phase == PHASE_IDLE)
 		return ckvm__fail("run", -ESRCH);
 	vcpu->stop = true;

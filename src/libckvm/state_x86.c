@@ -122,10 +122,15 @@ static void empty(struct ckvm_vcpu *vcpu, const struct view *view)
 
 static int send(struct ckvm_vcpu *vcpu, const struct view *view)
 {
+	int error;
+
+	do
+		error = ckvm__ioctl(vcpu->kvm, vcpu->fd, view->set,
+				    view_data(vcpu, view));
+	while (error == -EINTR);
 	forget(vcpu, view);
 	empty(vcpu, view);
-	return ckvm__ioctl(vcpu->kvm, vcpu->fd, view->set,
-			   view_data(vcpu, view));
+	return error;
 }
 
 /* What each view will be once KVM_RUN returns. */

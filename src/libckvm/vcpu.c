@@ -9,13 +9,16 @@
 int ckvm__vcpu_check(struct ckvm_vcpu *vcpu)
 {
 	pid_t runner;
+	int error = ckvm__check_process(vcpu->kvm);
 
+	if (unlikely(error))
+		return error;
 	if (unlikely(atomic_load_explicit(&vcpu->closed, memory_order_acquire)))
 		return ckvm__fail("closed", -EBADF);
 	runner = atomic_load_explicit(&vcpu->runner, memory_order_acquire);
 	if (unlikely(runner && runner != ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
-	return ckvm__check_process(vcpu->kvm);
+	return 0;
 }
 
 static int map_run(struct ckvm_vcpu *vcpu)

@@ -40,13 +40,20 @@ void *luackvm_check(lua_State *L, int index, const struct luackvm_type *type)
 	return box->object;
 }
 
+void *luackvm_open_object(lua_State *L, const struct luackvm_box *box)
+{
+	if (!box->object)
+		luaL_error(L, "%s is closed", box->type->name);
+	return box->object;
+}
+
 struct luackvm_box *luackvm_new_box(lua_State *L,
 				    const struct luackvm_type *type)
 {
 	struct luackvm_box *box;
 
 	box = lua_newuserdatauv(L, sizeof(*box), type->values);
-	*box = (struct luackvm_box){ .type = type };
+	*box = (struct luackvm_box){ .type = type, .lua = ckvm_lua_get(L) };
 	lua_rawgetp(L, LUA_REGISTRYINDEX, type);
 	lua_setmetatable(L, -2);
 	return box;
@@ -111,25 +118,30 @@ static int close_object(lua_State *L)
 	return 0;
 }
 
+/* Upvalues of __index. */
+enum { UP_TYPE = 1, UP_METHODS, UP_PROPERTIES, UP_META };
+
 /* Methods first, then properties; a typo does not pass as nil. */
 static int index_object(lua_State *L)
 {
-	const struct luackvm_type *type =
-		lua_touserdata(L, lua_upvalueindex(1));
-	lua_CFunction property;
+	const struct luackvm_property *property;
+	const struct luackvm_type *type;
 
 	lua_pushvalue(L, 2);
-	if (lua_rawget(L, lua_upvalueindex(2)) != LUA_TNIL)
+	if (lua_rawget(L, lua_upvalueindex(UP_METHODS)) != LUA_TNIL)
 		return 1;
 	lua_pushvalue(L, 2);
-	lua_rawget(L, lua_upvalueindex(3));
-	property = lua_tocfunction(L, -1);
-	if (property) {
-		lua_settop(L, 1);
-		return property(L);
-	}
-	return luaL_error(L, "%s has no method or field '%s'", type->name,
-			  luaL_tolstring(L, 2, NULL));
+	lua_rawget(L, lua_upvalueindex(UP_PROPERTIES));
+	property = lua_touserdata(L, -1);
+	type = lua_touserdata(L, lua_upvalueindex(UP_TYPE));
+	if (!property)
+		return luaL_error(L, "%s has no method or field '%s'",
+				  type->name, luaL_tolstring(L, 2, NULL));
+	if (!lua_getmetatable(L, 1) ||
+	    !lua_rawequal(L, -1, lua_upvalueindex(UP_META)))
+		return luaL_typeerror(L, 1, type->name);
+	property->push(L, lua_touserdata(L, 1));
+	return 1;
 }
 
 static int refuse_field(lua_State *L)
@@ -153,11 +165,20 @@ static int describe(lua_State *L)
 	return 1;
 }
 
-static void push_functions(lua_State *L, const luaL_Reg *list)
+static void push_methods(lua_State *L, const luaL_Reg *list)
 {
 	lua_newtable(L);
 	if (list)
 		luaL_setfuncs(L, list, 0);
+}
+
+static void push_properties(lua_State *L, const struct luackvm_property *list)
+{
+	lua_newtable(L);
+	for (; list && list->name; list++) {
+		lua_pushlightuserdata(L, (void *)(uintptr_t)list);
+		lua_setfield(L, -2, list->name);
+	}
 }
 
 static void set_closure(lua_State *L, const char *name, lua_CFunction function,
@@ -173,10 +194,11 @@ void luackvm_register_type(lua_State *L, const struct luackvm_type *type)
 	lua_createtable(L, 0, 8); /* the metatable */
 
 	lua_pushlightuserdata(L, (void *)(uintptr_t)type);
-	push_functions(L, type->methods);
+	push_methods(L, type->methods);
 	set_closure(L, "close", close_object, type);
-	push_functions(L, type->properties);
-	lua_pushcclosure(L, index_object, 3);
+	push_properties(L, type->properties);
+	lua_pushvalue(L, -4);
+	lua_pushcclosure(L, index_object, 4);
 	lua_setfield(L, -2, "__index");
 
 	set_closure(L, "__newindex", refuse_field, type);

@@ -45,25 +45,23 @@ static int take(lua_State *L)
 	return 1;
 }
 
-static int push_length(lua_State *L)
+static void push_length(lua_State *L, struct luackvm_box *box)
 {
-	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);
+	struct ckvm_buffer *buffer = luackvm_open_object(L, box);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_buffer_length(buffer));
-	return 1;
 }
 
-static int push_size(lua_State *L)
+static void push_size(lua_State *L, struct luackvm_box *box)
 {
-	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);
+	struct ckvm_buffer *buffer = luackvm_open_object(L, box);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_buffer_capacity(buffer));
-	return 1;
 }
 
 static const luaL_Reg methods[] = { { "take", take }, { NULL, NULL } };
 
-static const luaL_Reg properties[] = {
+static const struct luackvm_property properties[] = {
 	{ "length", push_length },
 	{ "size", push_size },
 	{ NULL, NULL },

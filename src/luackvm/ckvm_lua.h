@@ -34,8 +34,8 @@ CKVM_API void ckvm_lua_set_hook(struct ckvm_lua *lua,
 
 /*
  * Stops the script with the error "interrupted!", in Lua code (in any
- * coroutine) or in a guest. Async-signal-safe. Once: a second call before the
- * error is raised changes nothing.
+ * coroutine) or in a guest. For signal handlers, on the thread that is in Lua.
+ * Once: a second call before the error is raised changes nothing.
  */
 CKVM_API void ckvm_lua_interrupt(struct ckvm_lua *lua);
 

@@ -365,13 +365,10 @@ void luackvm_push_exit(lua_State *L, int vcpu)
 }
 
 /* vcpu.exit: the one view of this vCPU, set to the current exit; or nil. */
-int luackvm_exit_view(lua_State *L)
+void luackvm_exit_view(lua_State *L, struct luackvm_box *box)
 {
-	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
-
-	if (ckvm_vcpu_exit(vcpu))
+	if (ckvm_vcpu_exit(luackvm_open_object(L, box)))
 		luackvm_push_exit(L, 1);
 	else
 		lua_pushnil(L);
-	return 1;
 }

@@ -50,7 +50,7 @@ static uint64_t now(void)
 static int forget_state(lua_State *L)
 {
 	(void)L;
-	ckvm_thread_late(NULL, NULL, 0);
+	ckvm_thread_late(NULL, NULL, 0, 0);
 	return 0;
 }
 
@@ -111,20 +111,6 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 
 /* Frames ------------------------------------------------------------------ */
 
-static int unlink_frame(lua_State *L)
-{
-	struct luackvm_frame *frame = lua_touserdata(L, 1);
-	struct luackvm_frame **at = &frame->lua->frame;
-
-	while (*at && *at != frame)
-		at = &(*at)->outer;
-	if (*at)
-		*at = frame->outer;
-	if (!frame->lua->frame)
-		ckvm_thread_late(NULL, NULL, 0);
-	return 0;
-}
-
 /* lua_status() of a coroutine is LUA_OK while it runs, or resumes another. */
 struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
 {
@@ -138,6 +124,31 @@ struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
 /* Called in a signal handler: nothing but a hook may be set in there. */
 static void late(void *opaque);
 
+/* The timer is for the innermost frame: that of the handler that runs. */
+static void watch(struct ckvm_lua *lua)
+{
+	struct luackvm_frame *frame = luackvm_live_frame(lua);
+
+	if (frame)
+		ckvm_thread_late(late, lua, frame->deadline, frame->grace);
+	else
+		ckvm_thread_late(NULL, NULL, 0, 0);
+}
+
+static int unlink_frame(lua_State *L)
+{
+	struct luackvm_frame *frame = lua_touserdata(L, 1);
+	struct luackvm_frame **at = &frame->lua->frame;
+
+	while (*at && *at != frame)
+		at = &(*at)->outer;
+	if (!*at)
+		return 0;
+	*at = frame->outer;
+	watch(frame->lua);
+	return 0;
+}
+
 void luackvm_link_frame(struct luackvm_frame *frame)
 {
 	struct ckvm_lua *lua = frame->lua;
@@ -147,7 +158,7 @@ void luackvm_link_frame(struct luackvm_frame *frame)
 		frame->outer = lua->frame;
 		lua->frame = frame;
 	}
-	ckvm_thread_late(late, lua, frame->grace);
+	watch(lua);
 }
 
 void luackvm_push_frame(lua_State *L, struct ckvm_lua *lua, uint64_t grace)
@@ -191,7 +202,9 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 	lua_sethook(L, NULL, 0, 0);
 	luackvm_check_interrupt(L, lua);
 	frame = luackvm_live_frame(lua);
-	if (frame && now() >= frame->deadline + frame->grace)
+	if (!frame)
+		ckvm_thread_late(NULL, NULL, 0, 0); /* its run is suspended */
+	else if (now() - frame->grace >= frame->deadline)
 		luaL_error(L, "handler still running %f s after the deadline",
 			   (double)(now() - frame->deadline) / 1e9);
 }
@@ -215,11 +228,11 @@ void ckvm_lua_interrupt(struct ckvm_lua *lua)
 {
 	struct ckvm_vcpu *vcpu = lua->vcpu;
 
+	/* Both: the guest may just be done, or about to begin. */
 	atomic_store(&lua->interrupted, true);
+	set_hook(lua);
 	if (vcpu)
 		ckvm_vcpu_interrupt(vcpu);
-	else
-		set_hook(lua);
 }
 
 /* C hosts ----------------------------------------------------------------- */

@@ -73,14 +73,21 @@ static inline void luackvm_unlock(struct ckvm_lua *lua)
 struct luackvm_box {
 	void *object;
 	const struct luackvm_type *type;
+	struct ckvm_lua *lua;
 	bool owned; /* close() ends the object, not just Lua's hold on it */
+};
+
+/* A field of an object: pushes one value. The object may be closed. */
+struct luackvm_property {
+	const char *name;
+	void (*push)(lua_State *L, struct luackvm_box *box);
 };
 
 /* A kind of object. Its address is its metatable's key in the registry. */
 struct luackvm_type {
 	const char *name; /* "vCPU": in messages */
 	const luaL_Reg *methods;
-	const luaL_Reg *properties; /* functions of self; NULL: none */
+	const struct luackvm_property *properties; /* NULL: none */
 	void (*release)(struct luackvm_box *box);
 	lua_CFunction close; /* NULL: releases, and no more */
 	int values;	     /* user values */
@@ -108,6 +115,9 @@ struct luackvm_box *luackvm_box(lua_State *L, int index,
 
 /* The object in it; raises if it is closed. */
 void *luackvm_check(lua_State *L, int index, const struct luackvm_type *type);
+
+/* The object in a box; raises if it is closed. */
+void *luackvm_open_object(lua_State *L, const struct luackvm_box *box);
 
 /* The same without raising: NULL. */
 struct luackvm_box *luackvm_test(lua_State *L, int index,
@@ -216,10 +226,10 @@ uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 
 /* view.c, exit.c ---------------------------------------------------------- */
 
-int luackvm_regs_view(lua_State *L);
-int luackvm_sregs_view(lua_State *L);
-int luackvm_events_view(lua_State *L);
-int luackvm_exit_view(lua_State *L);
+void luackvm_regs_view(lua_State *L, struct luackvm_box *box);
+void luackvm_sregs_view(lua_State *L, struct luackvm_box *box);
+void luackvm_events_view(lua_State *L, struct luackvm_box *box);
+void luackvm_exit_view(lua_State *L, struct luackvm_box *box);
 
 /* The same for the vCPU's box at index, which has an exit. */
 void luackvm_push_exit(lua_State *L, int vcpu);
@@ -252,7 +262,7 @@ void luackvm_adopt(lua_State *L, int vm);
 void luackvm_disown(lua_State *L, int vm, int child);
 
 int luackvm_create_vcpu(lua_State *L); /* vcpu.c */
-int luackvm_list_vcpus(lua_State *L);
+void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box);
 int luackvm_add_memory(lua_State *L); /* memory.c */
 int luackvm_move_memory(lua_State *L);
 int luackvm_dirty_pages(lua_State *L);

@@ -363,31 +363,28 @@ ACCESSORS(64)
 
 /* The object -------------------------------------------------------------- */
 
-static int push_gpa(lua_State *L)
+static void push_gpa(lua_State *L, struct luackvm_box *box)
 {
-	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_open_object(L, box);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_memory_gpa(memory));
-	return 1;
 }
 
-static int push_size(lua_State *L)
+static void push_size(lua_State *L, struct luackvm_box *box)
 {
-	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_open_object(L, box);
 
 	lua_pushinteger(L, (lua_Integer)ckvm_memory_size(memory));
-	return 1;
 }
 
-static int push_slot(lua_State *L)
+static void push_slot(lua_State *L, struct luackvm_box *box)
 {
-	const struct ckvm_memory *memory = luackvm_check(L, 1, &luackvm_memory);
+	const struct ckvm_memory *memory = luackvm_open_object(L, box);
 
 	lua_pushinteger(L, ckvm_memory_slot(memory));
-	return 1;
 }
 
-static const luaL_Reg properties[] = {
+static const struct luackvm_property properties[] = {
 	{ "gpa", push_gpa },
 	{ "size", push_size },
 	{ "slot", push_slot },

@@ -32,16 +32,37 @@ static struct ckvm_vcpu *vcpu_of(lua_State *L)
 	return box->object;
 }
 
-/* Into the guest: the one place where the lock is given up. */
-static inline int enter(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu)
+static struct ckvm_lua *lua_of(lua_State *L)
 {
+	struct luackvm_box *box = lua_touserdata(L, VCPU);
+
+	return box->lua;
+}
+
+/*
+ * Into the guest: the one place where the lock is given up. Another thread may
+ * run Lua meanwhile, and frames of its own.
+ */
+static inline int enter(lua_State *L, struct ckvm_lua *lua,
+			struct ckvm_vcpu *vcpu,
+			const struct ckvm_limits *limits)
+{
+	struct luackvm_frame *frame = NULL;
 	int end;
 
+	if (unlikely(lua->frame)) {
+		frame = luackvm_live_frame(lua);
+		lua->frame = NULL;
+	}
 	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
 	luackvm_unlock(lua);
-	end = ckvm_vcpu_continue(vcpu);
+	end = unlikely(limits) ? ckvm_vcpu_run(vcpu, limits)
+			       : ckvm_vcpu_continue(vcpu);
 	luackvm_lock(lua);
 	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+	atomic_store_explicit(&lua->running, L, memory_order_relaxed);
+	if (unlikely(frame))
+		lua->frame = frame;
 	return end;
 }
 
@@ -197,7 +218,6 @@ static void refuse_answer(lua_State *L, const struct ckvm_access *access)
 
 static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
 {
-	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
 	lua_Integer value = 0;
 	int ok = 0;
 
@@ -205,7 +225,7 @@ static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
 	if (lua_type(L, -1) == LUA_TNUMBER)
 		value = lua_tointegerx(L, -1, &ok);
 	if (!ok)
-		refuse_answer(L, access);
+		refuse_answer(L, ckvm_vcpu_access(vcpu));
 	ckvm_vcpu_answer(vcpu, (uint64_t)value);
 }
 
@@ -213,12 +233,14 @@ static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
 static inline bool take_result(lua_State *L, struct ckvm_vcpu *vcpu,
 			       enum call call)
 {
-	bool is_false = lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+	bool is_false;
 
-	switch (call) {
-	case CALL_READ:
+	if (call == CALL_READ) {
 		answer(L, vcpu);
 		return true;
+	}
+	is_false = lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+	switch (call) {
 	case CALL_UNCLAIMED_READ:
 		if (!is_false)
 			answer(L, vcpu);
@@ -285,7 +307,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	for (;;) {
 		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
-			end = enter(lua, vcpu);
+			end = enter(L, lua, vcpu, NULL);
 			continue;
 		}
 		if (!push_call(L, vcpu, end, &args, &call))
@@ -301,7 +323,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 				return CKVM_EXIT;
 			lua_settop(L, FRAME);
 		}
-		end = enter(lua, vcpu);
+		end = enter(L, lua, vcpu, NULL);
 	}
 	return end < 0 ? luackvm_fail(L, end, NULL) : end;
 }
@@ -311,7 +333,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 		 lua_KFunction returned)
 {
 	struct ckvm_vcpu *vcpu = check_run(lua_touserdata(L, VCPU), L, context);
-	struct ckvm_lua *lua = ckvm_lua_get(L);
+	struct ckvm_lua *lua = lua_of(L);
 	struct luackvm_frame *frame = lua_touserdata(L, FRAME);
 
 	luackvm_enter(lua, L);
@@ -326,7 +348,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 	    !take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;
 	lua_settop(L, FRAME);
-	return serve(L, lua, vcpu, enter(lua, vcpu), returned);
+	return serve(L, lua, vcpu, enter(L, lua, vcpu, NULL), returned);
 }
 
 /* Starting ---------------------------------------------------------------- */
@@ -388,11 +410,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 		lua_pushnil(L);
 	}
 
-	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
-	luackvm_unlock(lua);
-	end = ckvm_vcpu_run(vcpu, limits);
-	luackvm_lock(lua);
-	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+	end = enter(L, lua, vcpu, limits);
 	if (frame)
 		frame->deadline = ckvm_vcpu_deadline(vcpu);
 	return serve(L, lua, vcpu, end, run_returned);
@@ -445,7 +463,7 @@ int luackvm_run(lua_State *L)
 	if (!lua_isnoneornil(L, 2))
 		read_limits(L, &limits);
 	lua_settop(L, 1);
-	return push_end(L, start(L, ckvm_lua_get(L), &limits));
+	return push_end(L, start(L, lua_of(L), &limits));
 }
 
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
@@ -456,7 +474,7 @@ int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
 		memcpy(&copy, limits,
 		       limits->size < sizeof(copy) ? limits->size
 						   : sizeof(copy));
-	return start(L, ckvm_lua_get(L), &copy);
+	return start(L, lua_of(L), &copy);
 }
 
 /* Beside run -------------------------------------------------------------- */
@@ -465,7 +483,7 @@ int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
 int luackvm_run_once(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
-	struct ckvm_lua *lua = ckvm_lua_get(L);
+	struct ckvm_lua *lua = lua_of(L);
 	int error;
 
 	do {
@@ -506,8 +524,7 @@ int luackvm_finish(lua_State *L)
 	push_handlers(L);
 	lua_pushnil(L); /* no frame: the run around it has one */
 	end = ckvm_vcpu_finish(vcpu);
-	return push_finish(
-		L, serve(L, ckvm_lua_get(L), vcpu, end, finish_returned));
+	return push_finish(L, serve(L, lua_of(L), vcpu, end, finish_returned));
 }
 
 /* vcpu:stop([value]) */

@@ -64,10 +64,10 @@ int luackvm_create_vcpu(lua_State *L)
 	return 1;
 }
 
-/* vm.vcpus: a fresh list, by id. */
-int luackvm_list_vcpus(lua_State *L)
+/* vm.vcpus: a fresh list, by id. The VM's box is at 1. */
+void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 {
-	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	struct ckvm_vm *vm = luackvm_open_object(L, box);
 	struct ckvm_vcpu *vcpu;
 	unsigned long id = 0;
 
@@ -79,7 +79,6 @@ int luackvm_list_vcpus(lua_State *L)
 		ckvm_vcpu_unref(vcpu);
 		lua_rawseti(L, -2, i);
 	}
-	return 1;
 }
 
 /* Registers --------------------------------------------------------------- */
@@ -178,17 +177,16 @@ static int set_vcpu_events(lua_State *L)
 
 /* Properties -------------------------------------------------------------- */
 
-static int push_vm(lua_State *L)
+static void push_vm(lua_State *L, struct luackvm_box *box)
 {
-	luackvm_box(L, 1, &luackvm_vcpu);
+	(void)box;
 	lua_getiuservalue(L, 1, VCPU_VM);
-	return 1;
 }
 
-static int push_id(lua_State *L)
+static void push_id(lua_State *L, struct luackvm_box *box)
 {
-	lua_pushinteger(L, (lua_Integer)ckvm_vcpu_id(self(L)));
-	return 1;
+	lua_pushinteger(L,
+			(lua_Integer)ckvm_vcpu_id(luackvm_open_object(L, box)));
 }
 
 static void set_count(lua_State *L, uint32_t exit, uint64_t count)
@@ -215,11 +213,11 @@ static void push_exit_counts(lua_State *L, const struct ckvm_stats *stats)
 }
 
 /* vcpu.stats: total, exits by name, batched, guest_time, handler_time. */
-static int push_stats(lua_State *L)
+static void push_stats(lua_State *L, struct luackvm_box *box)
 {
 	struct ckvm_stats stats = { .size = sizeof(stats) };
 
-	ckvm_vcpu_stats(self(L), &stats);
+	ckvm_vcpu_stats(luackvm_open_object(L, box), &stats);
 	lua_createtable(L, 0, 5);
 	lua_pushinteger(L, (lua_Integer)stats.total);
 	lua_setfield(L, -2, "total");
@@ -231,7 +229,6 @@ static int push_stats(lua_State *L)
 	lua_setfield(L, -2, "guest_time");
 	lua_pushnumber(L, (lua_Number)stats.handler_ns / 1e9);
 	lua_setfield(L, -2, "handler_time");
-	return 1;
 }
 
 static const luaL_Reg methods[] = {
@@ -249,7 +246,7 @@ static const luaL_Reg methods[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg properties[] = {
+static const struct luackvm_property properties[] = {
 	{ "regs", luackvm_regs_view },
 	{ "sregs", luackvm_sregs_view },
 	{ "events", luackvm_events_view },

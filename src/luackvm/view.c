@@ -252,34 +252,34 @@ static void push_view(lua_State *L, const struct view *view, int vcpu)
 	lua_setmetatable(L, -2);
 }
 
-/* The vCPU is at 1. One view each, kept by the vCPU. */
-static int cached(lua_State *L, enum ckvm_view which,
-		  const struct luackvm_struct *def)
+/* The vCPU's box is at 1. One view each, kept by the vCPU. */
+static void cached(lua_State *L, struct luackvm_box *vcpu, enum ckvm_view which,
+		   const struct luackvm_struct *def)
 {
-	struct view view = { .def = def, .which = which, .flags = def->flags };
+	struct view view = {
+		.vcpu = vcpu, .def = def, .which = which, .flags = def->flags
+	};
 
-	luackvm_check(L, 1, &luackvm_vcpu);
-	view.vcpu = lua_touserdata(L, 1);
+	luackvm_open_object(L, vcpu);
 	lua_getiuservalue(L, 1, VCPU_CACHE);
 	if (lua_rawgeti(L, -1, which) != LUA_TNIL)
-		return 1;
+		return;
 	push_view(L, &view, 1);
 	lua_pushvalue(L, -1);
 	lua_rawseti(L, -4, which);
-	return 1;
 }
 
-int luackvm_regs_view(lua_State *L)
+void luackvm_regs_view(lua_State *L, struct luackvm_box *box)
 {
-	return cached(L, CKVM_VIEW_REGS, &luackvm_kvm_regs);
+	cached(L, box, CKVM_VIEW_REGS, &luackvm_kvm_regs);
 }
 
-int luackvm_sregs_view(lua_State *L)
+void luackvm_sregs_view(lua_State *L, struct luackvm_box *box)
 {
-	return cached(L, CKVM_VIEW_SREGS, &luackvm_kvm_sregs);
+	cached(L, box, CKVM_VIEW_SREGS, &luackvm_kvm_sregs);
 }
 
-int luackvm_events_view(lua_State *L)
+void luackvm_events_view(lua_State *L, struct luackvm_box *box)
 {
-	return cached(L, CKVM_VIEW_EVENTS, &luackvm_kvm_vcpu_events);
+	cached(L, box, CKVM_VIEW_EVENTS, &luackvm_kvm_vcpu_events);
 }

@@ -133,7 +133,7 @@ static const luaL_Reg methods[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg properties[] = {
+static const struct luackvm_property properties[] = {
 	{ "vcpus", luackvm_list_vcpus },
 	{ NULL, NULL },
 };
