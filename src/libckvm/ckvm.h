@@ -422,6 +422,12 @@ CKVM_API int ckvm_vcpu_run(struct ckvm_vcpu *vcpu,
 CKVM_API int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu);
 
 /*
+ * Ends the run that is open, if any, without going on with it: its access stays
+ * answered with all ones. Nothing while the loop runs.
+ */
+CKVM_API void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu);
+
+/*
  * The time since the last hand-back was not the run's: moves its deadline. To
  * be called before ckvm_vcpu_continue, when the caller was suspended.
  */

@@ -4,8 +4,11 @@
 
 int ckvm__ioctl_failed(unsigned long request, int error)
 {
-	const char *name = ckvm_ioctl_name(request);
+	const char *name;
 
+	if (request == KVM_RUN) /* EINTR is no failure, and may be frequent */
+		return ckvm__fail("KVM_RUN", error);
+	name = ckvm_ioctl_name(request);
 	return ckvm__fail(name ? name : "ioctl", error);
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <fcntl.h>
 
@@ -42,6 +43,25 @@ static int sealed_memfd(const struct ckvm_memory_config *config)
 	}
 	fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL);
 	return fd;
+}
+
+/* What hugetlb pages of this size, or by default, divide memory into. */
+static int check_hugepages(const struct ckvm_memory_config *config)
+{
+	uint64_t size = config->hugepage_size;
+	struct statfs fs;
+	int fd;
+
+	if (!size) {
+		fd = memfd_create("ckvm", MFD_CLOEXEC | MFD_HUGETLB);
+		if (fd < 0)
+			return ckvm__fail("memfd_create", -errno);
+		size = fstatfs(fd, &fs) ? 0 : (uint64_t)fs.f_bsize;
+		close(fd);
+	}
+	if (size & (size - 1) || (size && config->bytes % size))
+		return ckvm__fail("hugepages", -EINVAL);
+	return 0;
 }
 
 static int check_file(const struct ckvm_memory_config *config)
@@ -251,8 +271,8 @@ int ckvm_vm_add_memory(struct ckvm_vm *vm,
 	error = ckvm__vm_check(vm);
 	if (!error)
 		error = check_place(conf.gpa, conf.bytes);
-	if (!error && conf.hugepage_size & (conf.hugepage_size - 1))
-		error = ckvm__fail("hugepage_size", -EINVAL);
+	if (!error && conf.flags & CKVM_MEMORY_HUGEPAGES)
+		error = check_hugepages(&conf);
 	if (!error)
 		error = create(vm, &conf, &memory);
 	if (error)

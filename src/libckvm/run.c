@@ -143,6 +143,8 @@ static inline __attribute__((always_inline)) int loop(struct ckvm_vcpu *vcpu)
 		goto dispatched;
 	case PHASE_EXIT:
 		goto handled;
+	case PHASE_FINISHED:
+		return CKVM_STOPPED;
 	case PHASE_BATCH:
 		atomic_exchange(&vcpu->dispatching, true);
 		goto batch;
@@ -218,16 +220,29 @@ static void hold(struct ckvm_vcpu *vcpu)
 	vcpu->rest_ns = now < vcpu->deadline ? vcpu->deadline - now : 0;
 }
 
+/* One ckvm_vcpu_finish is done, and with it those around it. */
+static void finished(struct ckvm_vcpu *vcpu)
+{
+	if (vcpu->finish_depth) {
+		vcpu->finish_depth--;
+		vcpu->phase = PHASE_FINISHED;
+		return;
+	}
+	atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
+	if (vcpu->finish_within)
+		vcpu->phase = PHASE_EXIT;
+	else
+		abandon(vcpu);
+}
+
 static void leave(struct ckvm_vcpu *vcpu, int end)
 {
-	if (likely(is_open(end))) {
+	if (likely(is_open(end)))
 		hold(vcpu);
-	} else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED) {
-		atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
-		vcpu->phase = vcpu->finish_within ? PHASE_EXIT : PHASE_IDLE;
-	} else {
+	else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED)
+		finished(vcpu);
+	else
 		abandon(vcpu);
-	}
 }
 
 /* The timer may have gone off already, for another vCPU or for none. */
@@ -387,9 +402,15 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 		return ckvm__fail("access", -EBUSY);
 	if (vcpu->open == OPEN_NONE && !vcpu->finishing)
 		return CKVM_STOPPED;
-	if (!(vcpu->attend & ATTEND_FINISH))
+	if (vcpu->attend & ATTEND_FINISH) {
+		if (vcpu->finish_depth == UINT8_MAX)
+			return ckvm__fail("access", -EBUSY);
+		vcpu->finish_depth++;
+	} else {
 		vcpu->finish_within = vcpu->phase != PHASE_IDLE;
-	if (!vcpu->finish_within) {
+		vcpu->finish_depth = 0;
+	}
+	if (vcpu->phase == PHASE_IDLE) {
 		vcpu->deadline = 0;
 		begin(vcpu);
 	}
@@ -429,6 +450,12 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
 	error = run(vcpu, once, ckvm__ticks());
 	abandon(vcpu);
 	return error;
+}
+
+void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)
+{
+	if (!atomic_load(&vcpu->runner))
+		abandon(vcpu);
 }
 
 /* For the caller ---------------------------------------------------------- */

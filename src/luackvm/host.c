@@ -135,17 +135,28 @@ static void watch(struct ckvm_lua *lua)
 		ckvm_thread_late(NULL, NULL, 0, 0);
 }
 
-static int unlink_frame(lua_State *L)
+static void unlink_frame(struct luackvm_frame *frame)
 {
-	struct luackvm_frame *frame = lua_touserdata(L, 1);
 	struct luackvm_frame **at = &frame->lua->frame;
 
 	while (*at && *at != frame)
 		at = &(*at)->outer;
 	if (!*at)
-		return 0;
+		return;
 	*at = frame->outer;
 	watch(frame->lua);
+}
+
+/* __close and __gc: a run that an error has left, or that nobody resumes. */
+static int end_run(lua_State *L)
+{
+	struct luackvm_frame *frame = lua_touserdata(L, 1);
+	struct ckvm_vcpu *vcpu = frame->vcpu->object;
+
+	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
+		ckvm_vcpu_abandon(vcpu);
+	if (frame->deadline)
+		unlink_frame(frame);
 	return 0;
 }
 
@@ -161,26 +172,31 @@ void luackvm_link_frame(struct luackvm_frame *frame)
 	watch(lua);
 }
 
-void luackvm_push_frame(lua_State *L, struct ckvm_lua *lua, uint64_t grace)
+struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua)
 {
 	struct luackvm_frame *frame;
 
-	frame = lua_newuserdatauv(L, sizeof(*frame), 1);
-	*frame = (struct luackvm_frame){ .lua = lua, .L = L, .grace = grace };
+	frame = lua_newuserdatauv(L, sizeof(*frame), 2);
+	*frame = (struct luackvm_frame){ .lua = lua,
+					 .L = L,
+					 .vcpu = lua_touserdata(L, 1) };
 	lua_pushthread(L);
 	lua_setiuservalue(L, -2, 1);
+	lua_pushvalue(L, 1);
+	lua_setiuservalue(L, -2, 2);
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &frame_key) != LUA_TTABLE) {
 		lua_pop(L, 1);
 		lua_createtable(L, 0, 2);
-		lua_pushcfunction(L, unlink_frame);
+		lua_pushcfunction(L, end_run);
 		lua_setfield(L, -2, "__close");
-		lua_pushcfunction(L, unlink_frame);
+		lua_pushcfunction(L, end_run);
 		lua_setfield(L, -2, "__gc");
 		lua_pushvalue(L, -1);
 		lua_rawsetp(L, LUA_REGISTRYINDEX, &frame_key);
 	}
 	lua_setmetatable(L, -2);
 	lua_toclose(L, -1);
+	return frame;
 }
 
 /* Stopping ---------------------------------------------------------------- */

@@ -17,12 +17,17 @@
 
 /* host.c ------------------------------------------------------------------ */
 
-/* A run with a deadline, in the order in which they surround one another. */
+/*
+ * What is left of a run when it ends, whichever way. Those with a deadline are
+ * linked in the order in which they surround one another.
+ */
 struct luackvm_frame {
 	struct luackvm_frame *outer;
 	struct ckvm_lua *lua;
-	lua_State *L; /* of the coroutine that called run; its user value */
-	uint64_t deadline, grace; /* ns */
+	lua_State *L;		  /* that called run; user value 1 */
+	struct luackvm_box *vcpu; /* user value 2 */
+	uint32_t serial;	  /* of the run */
+	uint64_t deadline, grace; /* ns; 0: none, and not linked */
 };
 
 struct ckvm_lua {
@@ -44,8 +49,8 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
 /* The innermost frame whose run is not suspended or gone; NULL for none. */
 struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
 
-/* Pushes a frame: a to-be-closed value for the run's stack. */
-void luackvm_push_frame(lua_State *L, struct ckvm_lua *lua, uint64_t grace);
+/* Pushes one for the vCPU's box at 1: a to-be-closed value. */
+struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua);
 void luackvm_link_frame(struct luackvm_frame *frame);
 
 /* Raises "interrupted!" if ckvm_lua_interrupt() was called. */

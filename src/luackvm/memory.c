@@ -113,6 +113,22 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 		return luackvm_fail(L, error, "%s bytes at %s do not fit",
 				    luackvm_hex(L, config->bytes),
 				    luackvm_hex(L, config->gpa));
+	if (error == -EINVAL && !strcmp(step, "KVM_SET_USER_MEMORY_REGION"))
+		return luackvm_fail(
+			L, error,
+			"%s bytes at %s%s: beyond this KVM's physical "
+			"addresses, or its slots (nr_memslots)",
+			luackvm_hex(L, config->bytes),
+			luackvm_hex(L, config->gpa),
+			config->flags & CKVM_MEMORY_SLOT
+				? lua_pushfstring(L, " in slot %d",
+						  (int)config->slot)
+				: "");
+	if (error == -EINVAL && !strcmp(step, "hugepages"))
+		return luackvm_fail(L, error,
+				    "%s bytes are not a multiple of the huge "
+				    "page size",
+				    luackvm_hex(L, config->bytes));
 	if (error == -EEXIST)
 		other = ckvm_vm_find_memory(vm, config->gpa, config->bytes);
 	if (other) {
@@ -153,7 +169,8 @@ static int open_file(lua_State *L, const struct ckvm_memory_config *config,
 	int fd;
 
 	do
-		fd = open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+		fd = open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC |
+					O_NONBLOCK /* a pipe would wait */);
 	while (fd < 0 && luackvm_retry(L, -errno, &tried));
 	if (fd < 0)
 		luackvm_fail_call(L, "open", -errno, path);
@@ -295,9 +312,13 @@ int luackvm_write(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	uint64_t gpa = luackvm_arg_address(L, 2);
+	const char *data;
 	size_t length;
-	const char *data = luaL_checklstring(L, 3, &length);
-	int error = ckvm_vm_write(vm, gpa, data, length);
+	int error;
+
+	luaL_checktype(L, 3, LUA_TSTRING); /* a number is no byte */
+	data = lua_tolstring(L, 3, &length);
+	error = ckvm_vm_write(vm, gpa, data, length);
 
 	return error ? refuse(L, vm, "write", gpa, length, error) : 0;
 }

@@ -2,10 +2,10 @@
 /*
  * vcpu:run(): the loop of libckvm, and Lua handlers for what it hands back.
  *
- * The stack of a run: the vCPU's box, the VM's handlers, and (where there is a
- * deadline) a frame. A handler may raise or yield out of here at any call, and
- * may close the vCPU or begin another run of it; nothing else is held, and all
- * of that is looked at again when the handler is back.
+ * The stack of a run: the vCPU's box, the VM's handlers, and a frame. A handler
+ * may raise or yield out of here at any call, and may close the vCPU or begin
+ * another run of it; nothing else is held, and all of that is looked at again
+ * when the handler is back.
  */
 #include <errno.h>
 #include <string.h>
@@ -339,7 +339,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 	luackvm_enter(lua, L);
 	if (status == LUA_YIELD) {
 		ckvm_vcpu_rest(vcpu);
-		if (frame) {
+		if (frame && frame->deadline) {
 			frame->deadline = ckvm_vcpu_deadline(vcpu);
 			luackvm_link_frame(frame);
 		}
@@ -391,7 +391,7 @@ static void push_handlers(lua_State *L)
 static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 {
 	struct ckvm_vcpu *vcpu = vcpu_of(L);
-	struct luackvm_frame *frame = NULL;
+	struct luackvm_frame *frame;
 	int end;
 
 	luackvm_enter(lua, L);
@@ -401,17 +401,15 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 
 	limits->flags |= CKVM_LIMIT_SIGNALS;
 	inherit_deadline(lua, limits);
+	frame = luackvm_push_frame(L, lua);
 	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE)) {
-		luackvm_push_frame(L, lua, choose_grace(limits));
-		frame = lua_touserdata(L, FRAME);
-		frame->deadline = UINT64_MAX;
+		frame->deadline = UINT64_MAX; /* not yet known */
+		frame->grace = choose_grace(limits);
 		luackvm_link_frame(frame);
-	} else {
-		lua_pushnil(L);
 	}
-
 	end = enter(L, lua, vcpu, limits);
-	if (frame)
+	frame->serial = ckvm_vcpu_run_serial(vcpu);
+	if (frame->deadline)
 		frame->deadline = ckvm_vcpu_deadline(vcpu);
 	return serve(L, lua, vcpu, end, run_returned);
 }

@@ -7,7 +7,11 @@
 
 #include "luackvm.h"
 
+/* The tag tells a view from other userdata at less cost than its metatable. */
+static const char tag;
+
 struct view {
+	const char *tag;
 	struct luackvm_box *vcpu; /* the vCPU's box, which is user value 1 */
 	const struct luackvm_struct *def;
 	enum ckvm_view which;
@@ -15,17 +19,12 @@ struct view {
 	uint16_t flags; /* offset of the whole's validity flags; 0: none */
 };
 
-/* Upvalues of a view's metamethods. */
-enum { UP_META = 1, UP_FIELDS };
-
 static struct view *check_view(lua_State *L)
 {
 	struct view *view = lua_touserdata(L, 1);
 
-	if (!view || !lua_getmetatable(L, 1) ||
-	    !lua_rawequal(L, -1, lua_upvalueindex(UP_META)))
+	if (!view || lua_rawlen(L, 1) != sizeof(*view) || view->tag != &tag)
 		luaL_typeerror(L, 1, "registers");
-	lua_pop(L, 1);
 	if (!view->vcpu->object)
 		luaL_error(L, "vCPU is closed");
 	return view;
@@ -37,9 +36,8 @@ static const struct luackvm_field *check_field(lua_State *L,
 	const struct luackvm_field *field;
 
 	lua_pushvalue(L, 2);
-	lua_rawget(L, lua_upvalueindex(UP_FIELDS));
+	lua_rawget(L, lua_upvalueindex(1));
 	field = lua_touserdata(L, -1);
-	lua_pop(L, 1);
 	if (!field)
 		luaL_error(L, "%s has no field '%s'", view->def->name,
 			   luaL_tolstring(L, 2, NULL));
@@ -63,6 +61,7 @@ static int push_part(lua_State *L, const struct view *view,
 		     const struct luackvm_field *field)
 {
 	struct view part = {
+		.tag = &tag,
 		.vcpu = view->vcpu,
 		.def = field->sub,
 		.which = view->which,
@@ -195,9 +194,8 @@ static int next_field(lua_State *L)
 static int pairs_view(lua_State *L)
 {
 	check_view(L);
-	lua_pushvalue(L, lua_upvalueindex(UP_META));
-	lua_pushvalue(L, lua_upvalueindex(UP_FIELDS));
-	lua_pushcclosure(L, next_field, 2);
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_pushcclosure(L, next_field, 1);
 	lua_pushvalue(L, 1);
 	lua_pushnil(L);
 	return 3;
@@ -206,9 +204,8 @@ static int pairs_view(lua_State *L)
 static void set_method(lua_State *L, const char *name, lua_CFunction function,
 		       int meta, int fields)
 {
-	lua_pushvalue(L, meta);
 	lua_pushvalue(L, fields);
-	lua_pushcclosure(L, function, 2);
+	lua_pushcclosure(L, function, 1);
 	lua_setfield(L, meta, name);
 }
 
@@ -256,9 +253,11 @@ static void push_view(lua_State *L, const struct view *view, int vcpu)
 static void cached(lua_State *L, struct luackvm_box *vcpu, enum ckvm_view which,
 		   const struct luackvm_struct *def)
 {
-	struct view view = {
-		.vcpu = vcpu, .def = def, .which = which, .flags = def->flags
-	};
+	struct view view = { .tag = &tag,
+			     .vcpu = vcpu,
+			     .def = def,
+			     .which = which,
+			     .flags = def->flags };
 
 	luackvm_open_object(L, vcpu);
 	lua_getiuservalue(L, 1, VCPU_CACHE);
