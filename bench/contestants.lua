@@ -151,8 +151,9 @@ function contestants.lua_create()
   local kvm = ckvm.open()
   return function(count)
     for _ = 1, count do
-      local vm <close>, vcpu = new_machine(kvm, guests.out)
+      local vm, vcpu = new_machine(kvm, guests.out)
       if vcpu:run() ~= "io_out" then error("unexpected end") end
+      vm:close()
     end
   end
 end

@@ -186,8 +186,7 @@ static void drain(struct machine *m, uint32_t size)
 static int drain_all(struct machine *m, lua_Integer count)
 {
 	size_t bytes = (size_t)sysconf(_SC_PAGESIZE) - sizeof(*m->ring);
-	uint32_t size =
-		(uint32_t)(bytes / sizeof(struct kvm_coalesced_mmio));
+	uint32_t size = (uint32_t)(bytes / sizeof(struct kvm_coalesced_mmio));
 
 	for (; count > 0; count -= BENCH_ROUND) {
 		if (ioctl(m->vcpu, KVM_RUN, 0) < 0)

@@ -26,11 +26,11 @@ vm:attach_io { port = 1, read = function() return coroutine.yield("in") end }
 vm:attach_io { port = 2, write = function(_, value) coroutine.yield("out", value) end }
 
 local guest = coroutine.wrap(function() return vcpu:run() end)
-local wants = guest() -- to its first question
+local state = guest() -- to its first question
 for _, pair in ipairs { { 2, 3 }, { 400, 58 }, { 0xffff, 2 }, { 0, 0 } } do
-  assert(wants == "in" and guest(pair[1]) == "in")
+  guest(pair[1])
   local _, sum = guest(pair[2])
   print(("%d + %d = %d"):format(pair[1], pair[2], sum))
-  wants = guest()
+  state = guest() -- to its next question, or its end
 end
-print(wants)
+print(state)

@@ -130,8 +130,8 @@ end
 function serial:write(offset, value)
   local divisor_latch = (self[3] or 0) & 0x80 ~= 0
   if offset == 0 and not divisor_latch then
-    io.write(string.char(value & 0xff))
     self.at_line_start = value & 0xff == 10
+    io.write(string.char(value & 0xff))
   elseif offset == 3 then
     self[3] = value & 0xff
   end

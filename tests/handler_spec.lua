@@ -652,27 +652,20 @@ describe("a handler", function()
   end)
 
   it("may be the last to know its VM", function()
-    local why, count = nil, 0
+    local count = 0
+    local run
     do
-      local run
-      do
-        local _, vm, vcpu = guest(IN .. STORE .. HLT)
-        attach(vm, function()
-          support.collect()
-          count = count + 1
-          return 1
-        end, function()
-          support.collect()
-          count = count + 1
-        end)
-        run = coroutine.wrap(function()
-          return vcpu:run(LIMITS)
-        end)
+      local _, vm, vcpu = guest(IN .. STORE .. HLT)
+      local function handler()
+        support.collect()
+        count = count + 1
+        return 1
       end
-      support.collect()
-      why = run()
+      attach(vm, handler, handler)
+      run = coroutine.wrap(function() return vcpu:run(LIMITS) end)
     end
-    assert.equal("hlt", why)
+    support.collect()
+    assert.equal("hlt", (run()))
     assert.equal(2, count)
   end)
 
@@ -704,6 +697,36 @@ describe("a handler", function()
     end)
     assert.equal("hlt", (vcpu:run(LIMITS)))
     assert.equal("hlt", inner)
+  end)
+
+  it("may detach its range and answer wrongly, or with another in its place", function()
+    for _, again in ipairs { false, true } do
+      local _, vm, vcpu = guest(IN .. HLT)
+      local range
+      range = vm:attach_io {
+        port = 0x10,
+        read = function()
+          range:detach()
+          support.collect()
+          if again then vm:attach_io { port = 0x10, count = 2, read = nothing } end
+          return "x"
+        end,
+      }
+      contains("io_in at 0x10", error_of(vcpu.run, vcpu, LIMITS))
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+    end
+  end)
+
+  it("may be detached while it is suspended, with another in its place", function()
+    local _, vm, vcpu = guest(IN .. "\x88\xc3" .. IN .. HLT) -- mov %al, %bl
+    local range = vm:attach_io { port = 0x10, read = function() return coroutine.yield() end }
+    local run = coroutine.wrap(function() return (vcpu:run(LIMITS)) end)
+    run()
+    range:detach()
+    vm:attach_io { port = 0x10, read = function() return 2 end }
+    support.collect()
+    assert.equal("hlt", run(1))
+    assert.same({ 1, 2 }, { vcpu.regs.rbx, vcpu.regs.rax })
   end)
 
   it("may be replaced while it runs, and vm:on within its own exit", function()
@@ -1046,6 +1069,35 @@ local function describe_registers(title, open)
         handler, handler)
       assert.equal("hlt", (vcpu:run(LIMITS)))
       assert.same({ 1, 2, 3, 4 }, seen)
+    end)
+
+    it("take effect after an exit that is no access", function()
+      for _, way in ipairs(ways) do
+        local vcpu, vm = start(HLT .. INC_BX .. HLT .. INC_BX .. INC_BX .. HLT)
+        vm:on("hlt", function(_, from)
+          if from.regs.rbx ~= 0 then return false end
+          way[2](from, "rbx", 4)
+          way[2](from, "rip", 0x1003)
+        end)
+        assert.equal("hlt", (vcpu:run(LIMITS)))
+        assert.same({ 6, 0x1006 }, { vcpu.regs.rbx, vcpu.regs.rip })
+      end
+    end)
+
+    it("take effect when a batched write is delivered, before the exit behind it", function()
+      for _, field in ipairs { "rbx", "rip" } do
+        local vcpu, vm
+        vcpu, vm = start("\xe6\x20" .. IN .. HLT .. INC_BX .. HLT, function() -- out %al, $0x20
+          assert(field == "rip" or vcpu.regs.rbx == 5)
+          return 0x42
+        end)
+        vm:attach_io {
+          port = 0x20, batch = true,
+          write = function() vcpu.regs[field] = field == "rip" and 0x1005 or 5 end,
+        }
+        assert.equal("hlt", (vcpu:run(LIMITS)))
+        assert.same({ 0x42, field == "rip" and 1 or 5 }, { vcpu.regs.rax, vcpu.regs.rbx })
+      end
     end)
 
     it("may be swapped for those of another guest", function()
@@ -1397,6 +1449,52 @@ local function describe_registers(title, open)
     end)
   end)
 end
+
+describe("a handler that reads and writes registers", function()
+  before_each(support.need_kvm)
+
+  -- The ioctls of four exits, after four to warm up, at each of which a handler reads two
+  -- registers and writes one.
+  local function ioctls(code, open)
+    local status, _, err = support.run(([[
+      package.path = os.getenv("CKVM_SRCDIR") .. "/tests/?.lua;" .. package.path
+      local _, vm, vcpu = require("support").real_mode(%q, { open = %s, size = 0x8000 })
+      local count = 0
+      local function handler()
+        if count == 4 or count == 8 then io.stderr:write("MARK\n") end
+        count = count + 1
+        vcpu.regs.rcx = vcpu.regs.rbx + vcpu.regs.rdx
+        if count == 9 then vcpu:stop() end
+        return 0
+      end
+      vm:attach_io { port = 0x10, read = handler, write = handler }
+      vm:attach_mmio { gpa = 0x8000, size = 1, read = handler, write = handler }
+      vcpu:run { timeout = 20 }
+    ]]):format(code .. "\xeb" .. string.char(0xfe - #code), open), { "--trace-ioctl" }) -- jmp
+    assert(status == 0, err)
+    local counts = {}
+    for name in err:match("MARK(.*)MARK"):gmatch("KVM_[%u_%d]+") do
+      counts[name] = (counts[name] or 0) + 1
+    end
+    return counts
+  end
+
+  it("costs no ioctl where the run page has them, and one more KVM_RUN on a read", function()
+    local _, _, vcpu = guest(HLT)
+    if vcpu.vm:check_extension("sync_regs") & 3 ~= 3 then
+      return pending("this KVM has no sync regs")
+    end
+    for _, code in ipairs { OUT, STORE } do assert.same({ KVM_RUN = 4 }, ioctls(code, "nil")) end
+    for _, code in ipairs { IN, LOAD } do assert.same({ KVM_RUN = 8 }, ioctls(code, "nil")) end
+  end)
+
+  it("costs one get and one set an exit where it has not", function()
+    for _, code in ipairs { OUT, STORE } do
+      assert.same({ KVM_RUN = 4, KVM_GET_REGS = 4, KVM_SET_REGS = 4 },
+        ioctls(code, "{ sync_regs = false }"))
+    end
+  end)
+end)
 
 describe_registers("in the run page", nil)
 describe_registers("by ioctl", { sync_regs = false })

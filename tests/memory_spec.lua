@@ -120,7 +120,9 @@ describe("vm:add_memory", function()
 
   it("names both memories that overlap, and adds none", function()
     vm:add_memory { gpa = 0x10000, size = 0x4000 }
-    for gpa, size in pairs { [0xf000] = 0x2000, [0x13000] = PAGE, [0x11000] = PAGE, [0] = 1 << 20 } do
+    for gpa, size in pairs {
+      [0xf000] = 0x2000, [0x13000] = PAGE, [0x11000] = PAGE, [0] = 1 << 20,
+    } do
       local err = refused { gpa = gpa, size = size }
       assert.equal("EEXIST", err.code)
       contains(("0x%x bytes at 0x%x overlap slot 0, 0x4000 at 0x10000"):format(size, gpa), err)

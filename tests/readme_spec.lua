@@ -69,12 +69,14 @@ local function exit_names()
   return names
 end
 
--- By the name of the field list, its fields.
+-- By the name of the field list, its fields, each true or, if a script can set it, "*".
 local function field_lists(source)
   local lists = {}
   for name, body in source:gmatch("luackvm_field ([%w_]+)%[%] = (%b{});") do
     local fields = {}
-    for field in body:gmatch("%u+%([%w_.]+, ([%a_][%w_]*)") do fields[field] = true end
+    for macro, field in body:gmatch("(%u+)%([%w_.]+, ([%a_][%w_]*)") do
+      fields[field] = macro == "ANSWER" and "*" or true
+    end
     for field in body:gmatch("FAULT%(([%w_]+)") do fields[field] = true end
     for field in body:gmatch('%.name = "([%w_]+)"') do fields[field] = true end
     lists[name] = fields
@@ -82,16 +84,12 @@ local function field_lists(source)
   return lists
 end
 
--- By the exit's name, its fields, each true or, if a script can set it, "*".
+-- By the exit's name, its fields.
 local function exit_fields()
   local source = read("src/luackvm/exit.c")
   local lists, exits = field_lists(source), {}
-  for reason, list, writable in source:gmatch('\n\t{ (%w[^,]*), ([%w_]+), "([^"]*)" }') do
-    local fields = {}
-    for field in pairs(assert(lists[list], list)) do
-      fields[field] = writable:find(" " .. field .. " ", 1, true) and "*" or true
-    end
-    exits[reason:match("KVM_EXIT_([%u%d_]+)"):lower()] = fields
+  for reason, list in source:match("payloads%[%] = (%b{});"):gmatch("{ (%w[^,]*), ([%w_]+) }") do
+    exits[reason:match("KVM_EXIT_([%u%d_]+)"):lower()] = assert(lists[list], list)
   end
   for _, name in ipairs { "io", "mmio" } do exits[name].data = true end
   exits.io_out, exits.mmio_write = exits.io, exits.mmio

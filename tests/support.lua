@@ -29,7 +29,7 @@ function support.real_mode(code, options)
   vm:write(0x1000, code)
   local vcpu = vm:create_vcpu(0)
   vcpu:set_sregs { cs = { base = 0, selector = 0 } }
-  local regs = { rip = 0x1000, rflags = 2 }
+  local regs = { rip = 0x1000, rflags = 2, rdx = 0 } -- after a reset rdx tells the CPU's model
   for name, value in pairs(options.regs or {}) do regs[name] = value end
   vcpu:set_regs(regs)
   return kvm, vm, vcpu, ram

@@ -428,15 +428,16 @@ CKVM_API int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu);
 CKVM_API void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu);
 
 /*
- * The time since the last hand-back was not the run's: moves its deadline. To
- * be called before ckvm_vcpu_continue, when the caller was suspended.
+ * The time since the last hand-back was not the run's: its timeout moves on by
+ * that much. bound_ns replaces its deadline_ns (0: none). To be called before
+ * ckvm_vcpu_continue, when the caller was suspended.
  */
-CKVM_API void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu);
+CKVM_API void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu, uint64_t bound_ns);
 
 /* Counts the runs of this vCPU: tells whether a run is still the same one. */
 CKVM_API uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu);
 
-/* The deadline of the run in CLOCK_MONOTONIC ns; 0 for none. */
+/* When the run will be ended, in CLOCK_MONOTONIC ns; 0: never. */
 CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
 
 /*

@@ -129,18 +129,23 @@ int ckvm__dispatch_rest(struct ckvm_vcpu *vcpu)
 	}
 }
 
-int ckvm__dispatch(struct ckvm_vcpu *vcpu)
+void ckvm__count_exit(struct ckvm_vcpu *vcpu)
 {
-	struct kvm_run *run = vcpu->run;
+	const struct kvm_run *run = vcpu->run;
 	uint32_t reason = run->exit_reason;
 
-	ckvm__begin_exit(vcpu);
 	if (reason == KVM_EXIT_IO)
 		vcpu->accesses[run->io.direction == KVM_EXIT_IO_OUT]++;
 	else if (reason == KVM_EXIT_MMIO)
 		vcpu->accesses[2 + run->mmio.is_write]++;
 	else if (reason < CKVM_STATS_EXITS)
 		vcpu->stats.exits[reason]++;
+}
+
+int ckvm__dispatch(struct ckvm_vcpu *vcpu)
+{
+	ckvm__begin_exit(vcpu);
+	ckvm__count_exit(vcpu);
 	return ckvm__dispatch_rest(vcpu);
 }
 

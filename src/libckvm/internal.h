@@ -163,8 +163,10 @@ struct ckvm_vcpu {
 	struct ckvm_vcpu *next;
 	uint32_t run_serial;
 	uint32_t limit_flags;
-	uint64_t deadline; /* CLOCK_MONOTONIC ns; 0: none */
-	uint64_t rest_ns;  /* what was left of it at the hand-back */
+	uint64_t timeout;  /* when it is due, CLOCK_MONOTONIC ns; 0: none */
+	uint64_t bound;	   /* the deadline that was given; 0: none */
+	uint64_t deadline; /* the earliest of these, and of the run around */
+	uint64_t rest_ns;  /* what was left of the timeout at the hand-back */
 
 	/*
 	 * The views live in the run page (run->s.regs), also where the kernel
@@ -316,6 +318,7 @@ int ckvm__dispatch_rest(struct ckvm_vcpu *vcpu);
 
 /* Notes what an exit leaves open, and answers its reads with all ones. */
 void ckvm__begin_exit(struct ckvm_vcpu *vcpu);
+void ckvm__count_exit(struct ckvm_vcpu *vcpu);
 
 /*
  * One access: GO_ON if it is answered, CKVM_ACCESS if the caller must,

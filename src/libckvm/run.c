@@ -214,10 +214,10 @@ static void hold(struct ckvm_vcpu *vcpu)
 {
 	uint64_t now;
 
-	if (!vcpu->deadline)
+	if (!vcpu->timeout)
 		return;
 	now = ckvm__now();
-	vcpu->rest_ns = now < vcpu->deadline ? vcpu->deadline - now : 0;
+	vcpu->rest_ns = now < vcpu->timeout ? vcpu->timeout - now : 0;
 }
 
 /* One ckvm_vcpu_finish is done, and with it those around it. */
@@ -258,6 +258,7 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 				  struct ckvm_vcpu *vcpu,
 				  struct ckvm_vcpu *outer)
 {
+	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
 	if (unlikely(outer))
 		vcpu->deadline = earlier(vcpu->deadline, outer->deadline);
 	/* In this order: a signal is either seen here or finds the vCPU. */
@@ -317,19 +318,21 @@ static __attribute__((noinline)) int run_loop(struct ckvm_vcpu *vcpu,
 	return run(vcpu, loop, now);
 }
 
-static uint64_t find_deadline(const struct ckvm_limits *limits)
+static void set_deadline(struct ckvm_vcpu *vcpu,
+			 const struct ckvm_limits *limits)
 {
-	uint64_t deadline = 0, now;
+	uint64_t now;
 
+	vcpu->timeout = vcpu->bound = 0;
 	if (limits->flags & CKVM_LIMIT_TIMEOUT) {
 		now = ckvm__now();
-		deadline = limits->timeout_ns < INT64_MAX - now
-				   ? now + limits->timeout_ns
-				   : INT64_MAX; /* 292 years */
+		vcpu->timeout = limits->timeout_ns < INT64_MAX - now
+					? now + limits->timeout_ns
+					: INT64_MAX; /* 292 years */
 	}
 	if (limits->flags & CKVM_LIMIT_DEADLINE)
-		deadline = earlier(deadline, limits->deadline_ns | 1);
-	return deadline;
+		vcpu->bound = limits->deadline_ns | 1;
+	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
 }
 
 int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
@@ -349,7 +352,7 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	vcpu->stop = false;
 	vcpu->limit_flags = lim.flags;
 	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
-	vcpu->deadline = find_deadline(&lim);
+	set_deadline(vcpu, &lim);
 
 	begin(vcpu);
 	/* Over before KVM_RUN, but not before what is queued. */
@@ -411,7 +414,7 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 		vcpu->finish_depth = 0;
 	}
 	if (vcpu->phase == PHASE_IDLE) {
-		vcpu->deadline = 0;
+		vcpu->timeout = vcpu->bound = 0;
 		begin(vcpu);
 	}
 	atomic_fetch_or(&vcpu->attend, ATTEND_FINISH);
@@ -428,8 +431,10 @@ static int once(struct ckvm_vcpu *vcpu)
 		if (end == -EINTR)
 			end = woken(vcpu);
 	} while (end == GO_ON);
-	if (!end)
+	if (!end) {
 		ckvm__begin_exit(vcpu);
+		ckvm__count_exit(vcpu);
+	}
 	return end == CKVM_KICKED ? ckvm__fail("kick", -EINTR) : end;
 }
 
@@ -443,8 +448,9 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
 		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
-	vcpu->over = false;
-	vcpu->deadline = 0;
+	vcpu->over = vcpu->stop = false;
+	vcpu->left = UINT64_MAX;
+	vcpu->timeout = vcpu->bound = 0;
 	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;
 	begin(vcpu);
 	error = run(vcpu, once, ckvm__ticks());
@@ -460,11 +466,13 @@ void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)
 
 /* For the caller ---------------------------------------------------------- */
 
-void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu)
+void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu, uint64_t bound_ns)
 {
 	vcpu->left_at = ckvm__ticks();
-	if (vcpu->deadline)
-		vcpu->deadline = ckvm__now() + vcpu->rest_ns;
+	if (vcpu->timeout)
+		vcpu->timeout = ckvm__now() + vcpu->rest_ns;
+	vcpu->bound = bound_ns;
+	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
 }
 
 uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu)

@@ -66,6 +66,9 @@ int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
 
 	if (error)
 		return error;
+	/* Kernels before 6.11 would take the low 32 bits alone. */
+	if (id > UINT32_MAX)
+		return ckvm__fail("KVM_CREATE_VCPU", -EINVAL);
 	vcpu = calloc(1, sizeof(*vcpu));
 	if (!vcpu)
 		return ckvm__fail("malloc", -ENOMEM);

@@ -34,6 +34,14 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number)
 		.name = #member, .offset = offsetof(RUN, part.member), \
 		.size = LUACKVM_SIZE(RUN, part.member)                 \
 	}
+
+/* One that the kernel reads back, so that it can be set. */
+#define WRITABLE 1
+#define ANSWER(part, member)                                             \
+	{                                                                \
+		.name = #member, .offset = offsetof(RUN, part.member),   \
+		.size = LUACKVM_SIZE(RUN, part.member), .flag = WRITABLE \
+	}
 #define ARRAY(part, member, n)                                          \
 	{                                                               \
 		.name = #member, .offset = offsetof(RUN, part.member),  \
@@ -74,7 +82,7 @@ static const struct luackvm_field exception[] = {
 static const struct luackvm_field hypercall[] = {
 	FIELD(hypercall, nr),
 	ARRAY(hypercall, args, 6),
-	FIELD(hypercall, ret),
+	ANSWER(hypercall, ret),
 	FIELD(hypercall, longmode),
 	{ .name = "flags",
 	  .offset = offsetof(RUN, hypercall.longmode),
@@ -106,8 +114,15 @@ static const struct luackvm_field system_event[] = {
 	END,
 };
 static const struct luackvm_field eoi[] = { FIELD(eoi, vector), END };
-static const struct luackvm_field msr[] = {
-	FIELD(msr, error),
+static const struct luackvm_field rdmsr[] = {
+	ANSWER(msr, error),
+	FIELD(msr, reason),
+	FIELD(msr, index),
+	ANSWER(msr, data),
+	END,
+};
+static const struct luackvm_field wrmsr[] = {
+	ANSWER(msr, error),
 	FIELD(msr, reason),
 	FIELD(msr, index),
 	FIELD(msr, data),
@@ -130,44 +145,36 @@ static const struct luackvm_field memory_fault[] = {
 static const struct {
 	uint32_t reason;
 	const struct luackvm_field *fields;
-	const char *writable; /* " name name ": what the kernel reads back */
 } payloads[] = {
-	{ KVM_EXIT_IO, io, " " },
-	{ KVM_EXIT_MMIO, mmio, " " },
-	{ KVM_EXIT_UNKNOWN, unknown, " " },
-	{ KVM_EXIT_EXCEPTION, exception, " " },
-	{ KVM_EXIT_HYPERCALL, hypercall, " ret " },
-	{ KVM_EXIT_DEBUG, debug, " " },
-	{ KVM_EXIT_FAIL_ENTRY, fail_entry, " " },
-	{ KVM_EXIT_TPR_ACCESS, tpr_access, " " },
-	{ KVM_EXIT_INTERNAL_ERROR, internal_error, " " },
-	{ KVM_EXIT_SYSTEM_EVENT, system_event, " " },
-	{ KVM_EXIT_IOAPIC_EOI, eoi, " " },
-	{ KVM_EXIT_X86_RDMSR, msr, " error data " },
-	{ KVM_EXIT_X86_WRMSR, msr, " error " },
-	{ KVM_EXIT_NOTIFY, notify, " " },
-	{ 39 /* KVM_EXIT_MEMORY_FAULT */, memory_fault, " " },
+	{ KVM_EXIT_IO, io },
+	{ KVM_EXIT_MMIO, mmio },
+	{ KVM_EXIT_UNKNOWN, unknown },
+	{ KVM_EXIT_EXCEPTION, exception },
+	{ KVM_EXIT_HYPERCALL, hypercall },
+	{ KVM_EXIT_DEBUG, debug },
+	{ KVM_EXIT_FAIL_ENTRY, fail_entry },
+	{ KVM_EXIT_TPR_ACCESS, tpr_access },
+	{ KVM_EXIT_INTERNAL_ERROR, internal_error },
+	{ KVM_EXIT_SYSTEM_EVENT, system_event },
+	{ KVM_EXIT_IOAPIC_EOI, eoi },
+	{ KVM_EXIT_X86_RDMSR, rdmsr },
+	{ KVM_EXIT_X86_WRMSR, wrmsr },
+	{ KVM_EXIT_NOTIFY, notify },
+	{ 39 /* KVM_EXIT_MEMORY_FAULT */, memory_fault },
 };
 
+/* The field of that name in the exit's payload, or NULL. */
 static const struct luackvm_field *find_field(const struct kvm_run *run,
-					      const char *name, bool *writable)
+					      const char *name)
 {
 	const struct luackvm_field *field;
-	char word[32];
 
 	for (size_t i = 0; i < ARRAY_SIZE(payloads); i++) {
 		if (payloads[i].reason != run->exit_reason)
 			continue;
-		for (field = payloads[i].fields; field->name; field++) {
-			if (strcmp(field->name, name))
-				continue;
-			lua_assert(strlen(name) + 3 <= sizeof(word));
-			word[0] = ' ';
-			strcpy(word + 1, field->name);
-			strcat(word, " ");
-			*writable = strstr(payloads[i].writable, word);
-			return field;
-		}
+		for (field = payloads[i].fields; field->name; field++)
+			if (!strcmp(field->name, name))
+				return field;
 	}
 	return NULL;
 }
@@ -280,7 +287,6 @@ static int index_exit(lua_State *L)
 	const struct luackvm_field *field;
 	size_t size, count;
 	uint8_t *data;
-	bool writable;
 
 	if (!strcmp(name, "reason")) {
 		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
@@ -288,7 +294,7 @@ static int index_exit(lua_State *L)
 	}
 	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
 		return push_data(L, data, size, count);
-	field = find_field(run, name, &writable);
+	field = find_field(run, name);
 	if (field)
 		return push_field(L, run, field);
 	luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
@@ -301,14 +307,13 @@ static int assign_exit(lua_State *L)
 	struct kvm_run *run = check_exit(L);
 	const char *name = luackvm_text(L, 2, "exit");
 	const struct luackvm_field *field;
-	bool writable = false;
 	size_t size, count;
 	uint8_t *data;
 
 	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
 		return set_data(L, data, size, count);
-	field = find_field(run, name, &writable);
-	if (!field || !writable) {
+	field = find_field(run, name);
+	if (!field || !(field->flag & WRITABLE)) {
 		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
 		return luaL_error(L,
 				  "exit %s has no field '%s' that can be "

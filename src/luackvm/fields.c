@@ -89,7 +89,7 @@ bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
 			       luackvm_is_full(L, lua_gettop(L), field->sub);
 		else if (full && field->count)
 			full = lua_istable(L, -1) &&
-			       lua_rawlen(L, -1) == field->count;
+			       lua_rawlen(L, -1) >= field->count;
 		lua_pop(L, 1);
 	}
 	return full;
@@ -112,13 +112,20 @@ static const struct luackvm_field *find_field(lua_State *L,
 static void read_array(lua_State *L, const struct luackvm_field *field,
 		       const char *name, uint8_t *data)
 {
-	luaL_checktype(L, -1, LUA_TTABLE);
-	for (int i = 0; i < field->count; i++) {
-		if (lua_rawgeti(L, -1, i + 1) != LUA_TNIL)
-			luackvm_store(
-				data + i * field->size, field->size,
-				luackvm_field_value(L, -1, name, field->size));
-		lua_pop(L, 1);
+	if (!lua_istable(L, -1))
+		luaL_error(L, "%s: table expected, got %s", name,
+			   luaL_typename(L, -1));
+	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+		lua_Integer i = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
+		const char *key;
+
+		lua_pushvalue(L, -2);
+		key = luaL_tolstring(L, -1, NULL);
+		if (i < 1 || i > field->count)
+			luaL_error(L, "%s[%s]: no such element", name, key);
+		luackvm_store(data + (i - 1) * field->size, field->size,
+			      luackvm_field_value(L, -3, name, field->size));
+		lua_pop(L, 2);
 	}
 }
 

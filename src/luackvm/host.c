@@ -109,6 +109,18 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 	lua->running = L;
 }
 
+/* Takes our hook away, and gives the coroutine back the one it had. */
+static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
+{
+	if (lua->displaced.L == L) {
+		lua_sethook(L, lua->displaced.hook, lua->displaced.mask,
+			    lua->displaced.count);
+		lua->displaced.L = NULL;
+	} else {
+		lua_sethook(L, NULL, 0, 0);
+	}
+}
+
 /* Frames ------------------------------------------------------------------ */
 
 /* lua_status() of a coroutine is LUA_OK while it runs, or resumes another. */
@@ -141,10 +153,21 @@ static void unlink_frame(struct luackvm_frame *frame)
 
 	while (*at && *at != frame)
 		at = &(*at)->outer;
-	if (!*at)
-		return;
-	*at = frame->outer;
-	watch(frame->lua);
+	if (*at)
+		*at = frame->outer;
+}
+
+void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
+{
+	struct ckvm_lua *lua = frame->lua;
+
+	unlink_frame(frame);
+	frame->deadline = deadline;
+	if (deadline) {
+		frame->outer = luackvm_live_frame(lua);
+		lua->frame = frame;
+	}
+	watch(lua);
 }
 
 /* __close and __gc: a run that an error has left, or that nobody resumes. */
@@ -156,20 +179,10 @@ static int end_run(lua_State *L)
 	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
 		ckvm_vcpu_abandon(vcpu);
 	if (frame->deadline)
-		unlink_frame(frame);
+		luackvm_link_frame(frame, 0);
+	if (frame->stopped)
+		put_back_hook(frame->lua, frame->L);
 	return 0;
-}
-
-void luackvm_link_frame(struct luackvm_frame *frame)
-{
-	struct ckvm_lua *lua = frame->lua;
-
-	lua->frame = luackvm_live_frame(lua);
-	if (lua->frame != frame) {
-		frame->outer = lua->frame;
-		lua->frame = frame;
-	}
-	watch(lua);
 }
 
 struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua)
@@ -205,29 +218,46 @@ void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua)
 {
 	if (!atomic_exchange(&lua->interrupted, false))
 		return;
-	lua_sethook(L, NULL, 0, 0);
+	put_back_hook(lua, L);
 	luaL_error(L, "interrupted!");
 }
 
+/*
+ * The first time the error may be caught, and the handler have its way to an
+ * end. If it goes on even so, every further instruction of it raises.
+ */
 static void stop_here(lua_State *L, lua_Debug *unused)
 {
 	struct ckvm_lua *lua = ckvm_lua_get(L);
 	struct luackvm_frame *frame;
 
 	(void)unused;
-	lua_sethook(L, NULL, 0, 0);
 	luackvm_check_interrupt(L, lua);
 	frame = luackvm_live_frame(lua);
-	if (!frame)
-		ckvm_thread_late(NULL, NULL, 0, 0); /* its run is suspended */
-	else if (now() - frame->grace >= frame->deadline)
-		luaL_error(L, "handler still running %f s after the deadline",
-			   (double)(now() - frame->deadline) / 1e9);
+	if (!frame || now() - frame->grace < frame->deadline) {
+		put_back_hook(lua, L);
+		if (!frame) /* its run is suspended */
+			ckvm_thread_late(NULL, NULL, 0, 0);
+		return;
+	}
+	if (!frame->stopped)
+		put_back_hook(lua, L);
+	frame->stopped = true;
+	luaL_error(L, "handler still running %f s after the deadline",
+		   (double)(now() - frame->deadline) / 1e9);
 }
 
 static void set_hook(struct ckvm_lua *lua)
 {
-	lua_sethook(lua->running, stop_here,
+	lua_State *L = lua->running;
+
+	if (lua_gethook(L) != stop_here) {
+		lua->displaced.hook = lua_gethook(L);
+		lua->displaced.mask = lua_gethookmask(L);
+		lua->displaced.count = lua_gethookcount(L);
+		lua->displaced.L = L;
+	}
+	lua_sethook(L, stop_here,
 		    LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
 		    1);
 }

@@ -28,6 +28,7 @@ struct luackvm_frame {
 	struct luackvm_box *vcpu; /* user value 2 */
 	uint32_t serial;	  /* of the run */
 	uint64_t deadline, grace; /* ns; 0: none, and not linked */
+	bool stopped;		  /* its handler was, once, and went on */
 };
 
 struct ckvm_lua {
@@ -38,6 +39,12 @@ struct ckvm_lua {
 	struct luackvm_frame *frame;
 	bool hooked;
 	struct ckvm_hook hook;
+	/* What ours has taken the place of, as Lua hook, in one coroutine. */
+	struct {
+		lua_State *L;
+		lua_Hook hook;
+		int mask, count;
+	} displaced;
 };
 
 /* The binding's state; creates it on first use. Raises for want of memory. */
@@ -51,7 +58,9 @@ struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
 
 /* Pushes one for the vCPU's box at 1: a to-be-closed value. */
 struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua);
-void luackvm_link_frame(struct luackvm_frame *frame);
+
+/* The run's deadline is this now (0: none), and it is the innermost run. */
+void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline);
 
 /* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
 void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);

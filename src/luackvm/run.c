@@ -328,6 +328,18 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	return end < 0 ? luackvm_fail(L, end, NULL) : end;
 }
 
+/* The run's clock stood still, and another run may be around it now. */
+static void resumed(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
+		    struct luackvm_frame *frame)
+{
+	const struct luackvm_frame *outer;
+
+	luackvm_link_frame(frame, 0);
+	outer = luackvm_live_frame(lua);
+	ckvm_vcpu_rest(vcpu, outer ? outer->deadline : 0);
+	luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
+}
+
 /* A handler has yielded, and its coroutine was resumed until it returned. */
 static int go_on(lua_State *L, int status, lua_KContext context,
 		 lua_KFunction returned)
@@ -337,13 +349,8 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 	struct luackvm_frame *frame = lua_touserdata(L, FRAME);
 
 	luackvm_enter(lua, L);
-	if (status == LUA_YIELD) {
-		ckvm_vcpu_rest(vcpu);
-		if (frame && frame->deadline) {
-			frame->deadline = ckvm_vcpu_deadline(vcpu);
-			luackvm_link_frame(frame);
-		}
-	}
+	if (status == LUA_YIELD)
+		resumed(lua, vcpu, frame);
 	if (call_of(context) != CALL_WRITE &&
 	    !take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;
@@ -402,11 +409,9 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 	limits->flags |= CKVM_LIMIT_SIGNALS;
 	inherit_deadline(lua, limits);
 	frame = luackvm_push_frame(L, lua);
-	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE)) {
-		frame->deadline = UINT64_MAX; /* not yet known */
-		frame->grace = choose_grace(limits);
-		luackvm_link_frame(frame);
-	}
+	frame->grace = choose_grace(limits);
+	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE))
+		luackvm_link_frame(frame, UINT64_MAX); /* not yet known */
 	end = enter(L, lua, vcpu, limits);
 	frame->serial = ckvm_vcpu_run_serial(vcpu);
 	if (frame->deadline)

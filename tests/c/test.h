@@ -12,7 +12,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -54,12 +56,12 @@ UNUSED static void test_equal(const char *file, int line, const char *what,
 UNUSED static void test_string(const char *file, int line, const char *what,
 			       const char *got, const char *expected)
 {
-	char text[512];
+	char text[1024];
 
 	if (got && !strcmp(got, expected))
 		return;
-	snprintf(text, sizeof(text), "%s is \"%s\", not \"%s\"", what,
-		 got ? got : "(null)", expected);
+	snprintf(text, sizeof(text), "%.200s is \"%.400s\", not \"%.400s\"",
+		 what, got ? got : "(null)", expected);
 	test_fail(file, line, text);
 }
 
