@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The loops of plain.c with libckvm: callbacks, hand-backs, and creation. */
 #include <stdint.h>
-#include <string.h>
 
 #include <ckvm.h>
 
 #include "bench.h"
 
 struct machine {
+	struct ckvm *kvm;
 	struct ckvm_vm *vm;
 	struct ckvm_vcpu *vcpu;
 	uint64_t sum; /* of what the guest wrote */
@@ -21,12 +21,27 @@ static int check(lua_State *L, int result)
 	return result;
 }
 
-static struct ckvm *open_kvm(lua_State *L)
+static int end_machine(lua_State *L)
 {
-	struct ckvm *kvm = NULL;
+	struct machine *m = lua_touserdata(L, 1);
 
-	check(L, ckvm_open(NULL, &kvm));
-	return kvm;
+	ckvm_vm_close(m->vm);
+	ckvm_close(m->kvm);
+	return 0;
+}
+
+/* A machine that has nothing yet but KVM; it ends with the Lua state. */
+static struct machine *push_machine(lua_State *L)
+{
+	struct machine *m = lua_newuserdatauv(L, sizeof(*m), 0);
+
+	*m = (struct machine){ 0 };
+	lua_createtable(L, 0, 1);
+	lua_pushcfunction(L, end_machine);
+	lua_setfield(L, -2, "__gc");
+	lua_setmetatable(L, -2);
+	check(L, ckvm_open(NULL, &m->kvm));
+	return m;
 }
 
 static int set_registers(struct ckvm_vcpu *vcpu)
@@ -45,8 +60,7 @@ static int set_registers(struct ckvm_vcpu *vcpu)
 	return error ? error : ckvm_vcpu_set_regs(vcpu, &regs);
 }
 
-static int make_machine(struct ckvm *kvm, const char *code, size_t length,
-			struct machine *m)
+static int make_machine(struct machine *m, const char *code, size_t length)
 {
 	const struct ckvm_memory_config config = {
 		.size = sizeof(config),
@@ -54,7 +68,7 @@ static int make_machine(struct ckvm *kvm, const char *code, size_t length,
 		.bytes = BENCH_SIZE,
 	};
 	struct ckvm_memory *memory;
-	int error = ckvm_create_vm(kvm, 0, &m->vm);
+	int error = ckvm_create_vm(m->kvm, 0, &m->vm);
 
 	if (!error)
 		error = ckvm_vm_add_memory(m->vm, &config, &memory);
@@ -65,26 +79,17 @@ static int make_machine(struct ckvm *kvm, const char *code, size_t length,
 	return error ? error : set_registers(m->vcpu);
 }
 
-static struct machine *push_machine(lua_State *L)
+static struct machine *push_made(lua_State *L)
 {
 	size_t length;
 	const char *code = luaL_checklstring(L, 1, &length);
-	struct machine *m = lua_newuserdatauv(L, sizeof(*m), 0);
+	struct machine *m = push_machine(L);
 
-	*m = (struct machine){ 0 };
-	check(L, make_machine(open_kvm(L), code, length, m));
+	check(L, make_machine(m, code, length));
 	return m;
 }
 
 /* Callbacks --------------------------------------------------------------- */
-
-static uint64_t load(const void *data, size_t length)
-{
-	uint64_t value = 0;
-
-	memcpy(&value, data, length);
-	return value;
-}
 
 static int write_byte(void *opaque, struct ckvm_vcpu *vcpu, uint64_t port,
 		      const void *data, size_t length)
@@ -116,7 +121,7 @@ int bench_callback(lua_State *L)
 {
 	static const struct ckvm_ops ops = { .size = sizeof(ops),
 					     .write = write_byte };
-	struct machine *m = push_machine(L);
+	struct machine *m = push_made(L);
 	struct ckvm_range *range;
 
 	check(L, ckvm_vm_attach_io(m->vm, BENCH_PORT, 1, &ops, m, &range));
@@ -147,7 +152,7 @@ static int run_and_answer(lua_State *L)
 
 int bench_hand_back(lua_State *L)
 {
-	struct machine *m = push_machine(L);
+	struct machine *m = push_made(L);
 	struct ckvm_range *range;
 
 	check(L, ckvm_vm_attach_io(m->vm, BENCH_PORT, 1, NULL, m, &range));
@@ -159,27 +164,24 @@ int bench_hand_back(lua_State *L)
 
 static int create_all(lua_State *L)
 {
-	struct ckvm *kvm = lua_touserdata(L, lua_upvalueindex(1));
+	struct machine *m = lua_touserdata(L, lua_upvalueindex(1));
 	lua_Integer count = luaL_checkinteger(L, 1);
-	struct machine m;
 	size_t length;
 	const char *code = lua_tolstring(L, lua_upvalueindex(2), &length);
 
 	while (count--) {
-		check(L, make_machine(kvm, code, length, &m));
-		if (check(L, ckvm_vcpu_run(m.vcpu, NULL)) != CKVM_EXIT)
+		check(L, make_machine(m, code, length));
+		if (check(L, ckvm_vcpu_run(m->vcpu, NULL)) != CKVM_EXIT)
 			return luaL_error(L, "library: unexpected end");
-		m.sum = load((uint8_t *)ckvm_vcpu_exit(m.vcpu) +
-				     ckvm_vcpu_exit(m.vcpu)->io.data_offset,
-			     1);
-		ckvm_vm_close(m.vm);
+		ckvm_vm_close(m->vm);
+		m->vm = NULL;
 	}
 	return 0;
 }
 
 int bench_create(lua_State *L)
 {
-	lua_pushlightuserdata(L, open_kvm(L));
+	push_machine(L);
 	lua_pushvalue(L, 1);
 	lua_pushcclosure(L, create_all, 2);
 	return 1;

@@ -232,7 +232,7 @@ static int run_loop(lua_State *L)
 	return 0;
 }
 
-/* The machines of this file stay until the process ends. */
+/* The machine stays until the process ends. */
 static struct machine *push_loop(lua_State *L, loop *body)
 {
 	size_t length;

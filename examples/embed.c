@@ -21,6 +21,7 @@
 #define MEMORY_SIZE 0x4000
 
 /* Real mode, at address 0. */
+/* clang-format off */
 static const uint8_t code[] = {
 	0xe5, 0x40,		/*	in	$0x40, %ax	the counter */
 	0xe5, 0x40,		/*	in	$0x40, %ax	...is 2 */
@@ -35,6 +36,7 @@ static const uint8_t code[] = {
 	0xa2, 0x10, 0x80,	/*	mov	%al, (0x8010) */
 	0xf4,			/*	hlt */
 };
+/* clang-format on */
 
 /* Our own device: each read of it is one higher. */
 static int read_counter(void *opaque, struct ckvm_vcpu *vcpu, uint64_t port,

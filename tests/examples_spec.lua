@@ -1,21 +1,18 @@
 -- The C programs of examples/, as `make check` builds them.
 
+local lfs = require "lfs"
 local support = require "support"
 
 local source = os.getenv("CKVM_SRCDIR") or "."
 local build = os.getenv("CKVM_BUILDDIR") or "."
 local path -- of a policy written by a test
 
-local function quote(word)
-  return "'" .. word:gsub("'", "'\\''") .. "'"
-end
+local quote = support.quote
 
 -- Returns the status, and what was printed with errors last.
 local function example(name, argument)
   local program = build .. "/examples/" .. name
-  local file = io.open(program)
-  if not file then pending(program .. " is not built") end
-  file:close()
+  if not lfs.attributes(program) then pending(program .. " is not built") end
   local errors = os.tmpname()
   local pipe = io.popen(("exec timeout -k 5 60 %s %s 2>%s"):format(
     quote(program), argument and quote(argument) or "", quote(errors)))
@@ -96,4 +93,43 @@ describe("examples/worker", function()
       .. 'the guest wrote ".........." and ended by kicked\n', output)
     assert.equal(0, status)
   end)
+end)
+
+-- What configure found out, as the Makefile has it.
+local function make_variable(name)
+  local file <close> = assert(io.open(build .. "/Makefile"))
+  return file:read("a"):match("\n" .. name .. " = ([^\n]*)") or ""
+end
+
+describe("C++", function()
+  local function compile(text)
+    local compiler = make_variable("CXX")
+    if compiler == "" then compiler = "c++" end
+    if not os.execute(compiler .. " --version >/dev/null 2>&1") then
+      pending("no C++ compiler")
+    end
+    local pipe = io.popen(("%s -x c++ -fsyntax-only -Wall -Wextra -I%s -I%s %s 2>&1 %s"):format(
+      compiler, quote(source .. "/src/libckvm"), quote(source .. "/src/luackvm"),
+      make_variable("LUA_CFLAGS"), text))
+    local output = pipe:read("a")
+    pipe:close()
+    return output
+  end
+
+  it("compiles the headers, once and twice, without a warning", function()
+    assert.equal("", compile("- <<'END'\n" .. [[
+      #include <ckvm.h>
+      #include <ckvm_lua.h>
+      #include <ckvm.h>
+      extern "C" int (*const the_names_are_of_c)(lua_State *) = luaopen_ckvm;
+      static_assert(CKVM_EXIT_MMIO_WRITE == CKVM_EXIT_IO_IN + 3, "the four accesses");
+      int error_of(struct ckvm_vcpu *vcpu) { return ckvm_vcpu_run(vcpu, nullptr); }
+]] .. "END"))
+  end)
+
+  for _, name in ipairs { "embed", "worker" } do
+    it("compiles " .. name .. ".c without a warning", function()
+      assert.equal("", compile(quote(source .. "/examples/" .. name .. ".c")))
+    end)
+  end
 end)

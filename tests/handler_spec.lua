@@ -1355,6 +1355,22 @@ local function describe_registers(title, open)
       assert.equal(1, vcpu.regs.rbx)
     end)
 
+    it("is not disturbed when what is left of earlier runs is collected", function()
+      local _, vm, vcpu = guest(LOADL .. HLT, { open = open })
+      vm:attach_mmio {
+        gpa = 0x9000, size = 0x1000,
+        read = function()
+          support.collect()
+          return 0x3344
+        end,
+      }
+      assert.equal("mmio_read", (vcpu:run(LIMITS)))
+      vcpu.exit.data = 0x1122
+      vcpu:finish()
+      assert.equal(0x33441122, vcpu.regs.rax)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+    end)
+
     it("returns the name of an exit that it brings and nobody handles", function()
       local _, vm, vcpu = guest(LOADL .. INC_BX .. HLT, { open = open })
       vm:attach_io { port = 0x10, read = nothing }

@@ -287,6 +287,8 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 {
 	int error;
 
+	if (vm->closed) /* meanwhile, and all ranges were detached */
+		return ckvm__fail("closed", -EBADF);
 	if (overlapping(vm, range->space, range->first, range->last))
 		return ckvm__fail("range", -EEXIST);
 	error = range->space == CKVM_IO
@@ -311,21 +313,17 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 	return 0;
 }
 
-int ckvm_vm_attach(struct ckvm_vm *vm, const struct ckvm_range_config *config,
-		   struct ckvm_range **out)
+/* With the VM held. */
+static int attach_config(struct ckvm_vm *vm,
+			 const struct ckvm_range_config *config,
+			 struct ckvm_range **out)
 {
-	struct ckvm_range_config conf = { 0 };
 	struct ckvm_range *range;
-	int error;
+	int error = check_config(vm, config);
 
-	memcpy(&conf, config,
-	       config->size < sizeof(conf) ? config->size : sizeof(conf));
-	error = ckvm__vm_check(vm);
-	if (!error)
-		error = check_config(vm, &conf);
 	if (error)
 		return error;
-	range = new_range(vm, &conf);
+	range = new_range(vm, config);
 	if (!range)
 		return ckvm__fail("malloc", -ENOMEM);
 
@@ -337,6 +335,21 @@ int ckvm_vm_attach(struct ckvm_vm *vm, const struct ckvm_range_config *config,
 		ckvm_range_unref(range);
 	else if (out)
 		*out = range;
+	return error;
+}
+
+int ckvm_vm_attach(struct ckvm_vm *vm, const struct ckvm_range_config *config,
+		   struct ckvm_range **out)
+{
+	struct ckvm_range_config conf = { 0 };
+	int error = ckvm__vm_hold(vm);
+
+	if (error)
+		return error;
+	memcpy(&conf, config,
+	       config->size < sizeof(conf) ? config->size : sizeof(conf));
+	error = attach_config(vm, &conf, out);
+	ckvm__vm_drop(vm);
 	return error;
 }
 

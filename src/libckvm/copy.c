@@ -86,9 +86,9 @@ static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
 			 size_t length)
 {
 	struct ckvm_memory *memory;
-	int error = ckvm__vm_check(vm);
+	int error = ckvm__vm_hold(vm);
 
-	if (error || !length)
+	if (error)
 		return error;
 	pthread_mutex_lock(&vm->lock);
 	if (extent(vm, gpa, length) < length)
@@ -106,6 +106,7 @@ static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
 			copy.data += part;
 	}
 	pthread_mutex_unlock(&vm->lock);
+	ckvm__vm_drop(vm);
 	return error ? ckvm__fail("memory", error) : 0;
 }
 

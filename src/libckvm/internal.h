@@ -24,7 +24,8 @@
 /* Objects ----------------------------------------------------------------- */
 
 struct ckvm {
-	atomic_uint refs;
+	atomic_uint refs;  /* of the struct: VMs', and one for `users` */
+	atomic_uint users; /* of the descriptor: open, and VMs that are */
 	int fd;
 	uint32_t fork_generation;
 	uint32_t flags; /* CKVM_NO_SYNC_REGS */
@@ -91,7 +92,8 @@ struct ckvm__bus {
 };
 
 struct ckvm_vm {
-	atomic_uint refs; /* the creator's, and one for each vCPU */
+	atomic_uint refs;  /* of the struct: others', and one for `users` */
+	atomic_uint users; /* of the kernel's VM: open, vCPUs, calls */
 	atomic_bool closed;
 	int fd;
 	struct ckvm *kvm;
@@ -155,8 +157,11 @@ struct ckvm_vcpu {
 	struct ckvm_access access;
 	void *access_data; /* where a read's answer goes; NULL: nowhere */
 
-	atomic_uint refs;
+	atomic_uint refs;  /* of the struct: others', and one for `users` */
+	atomic_uint users; /* of the kernel's vCPU: open, and a run */
+	atomic_uint kickers;
 	atomic_bool closed;
+	atomic_bool gone; /* no page any more for a kick */
 	atomic_bool kicked;
 	_Atomic pid_t runner; /* thread inside the loop; 0: none */
 	unsigned long id;
@@ -261,11 +266,18 @@ static inline int ckvm__check_process(const struct ckvm *kvm)
 	return 0;
 }
 
+void ckvm__unref(struct ckvm *kvm);
+
 uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
 
 /* vm.c -------------------------------------------------------------------- */
 
-int ckvm__vm_check(struct ckvm_vm *vm); /* open, and in this process? */
+/*
+ * For the length of a call: the VM is open, in this process, and keeps its
+ * descriptor and memory until it is let go of. -EBADF, -EIO.
+ */
+int ckvm__vm_hold(struct ckvm_vm *vm);
+void ckvm__vm_drop(struct ckvm_vm *vm);
 
 /* memory.c ---------------------------------------------------------------- */
 
@@ -346,17 +358,21 @@ static inline bool ckvm__has_batch(const struct ckvm_vcpu *vcpu)
 
 /* Open, in this process, and not in another thread's run? */
 int ckvm__vcpu_check(struct ckvm_vcpu *vcpu);
-void ckvm__vcpu_free(struct ckvm_vcpu *vcpu);
+void ckvm__vcpu_release(struct ckvm_vcpu *vcpu);
 
-static inline void ckvm__vcpu_get(struct ckvm_vcpu *vcpu)
+/* For the length of a run, by the one thread that may. False: it is gone. */
+static inline bool ckvm__vcpu_hold(struct ckvm_vcpu *vcpu)
 {
-	atomic_fetch_add_explicit(&vcpu->refs, 1, memory_order_relaxed);
+	if (likely(atomic_fetch_add(&vcpu->users, 1)))
+		return true;
+	atomic_fetch_sub(&vcpu->users, 1);
+	return false;
 }
 
-static inline void ckvm__vcpu_put(struct ckvm_vcpu *vcpu)
+static inline void ckvm__vcpu_drop(struct ckvm_vcpu *vcpu)
 {
-	if (unlikely(atomic_fetch_sub(&vcpu->refs, 1) == 1))
-		ckvm__vcpu_free(vcpu);
+	if (unlikely(atomic_fetch_sub(&vcpu->users, 1) == 1))
+		ckvm__vcpu_release(vcpu);
 }
 
 /* kick.c ------------------------------------------------------------------ */

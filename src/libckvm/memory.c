@@ -258,28 +258,23 @@ static void unmap(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	memory->dirty = NULL;
 }
 
-int ckvm_vm_add_memory(struct ckvm_vm *vm,
-		       const struct ckvm_memory_config *config,
-		       struct ckvm_memory **out)
+/* With the VM held. */
+static int add_config(struct ckvm_vm *vm,
+		      const struct ckvm_memory_config *config,
+		      struct ckvm_memory **out)
 {
-	struct ckvm_memory_config conf = { 0 };
 	struct ckvm_memory *memory;
-	int error;
+	int error = check_place(config->gpa, config->bytes);
 
-	memcpy(&conf, config,
-	       config->size < sizeof(conf) ? config->size : sizeof(conf));
-	error = ckvm__vm_check(vm);
+	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
+		error = check_hugepages(config);
 	if (!error)
-		error = check_place(conf.gpa, conf.bytes);
-	if (!error && conf.flags & CKVM_MEMORY_HUGEPAGES)
-		error = check_hugepages(&conf);
-	if (!error)
-		error = create(vm, &conf, &memory);
+		error = create(vm, config, &memory);
 	if (error)
 		return error;
 
 	pthread_mutex_lock(&vm->lock);
-	error = insert(vm, memory, &conf);
+	error = insert(vm, memory, config);
 	pthread_mutex_unlock(&vm->lock);
 	if (error) {
 		unmap(vm, memory);
@@ -288,6 +283,22 @@ int ckvm_vm_add_memory(struct ckvm_vm *vm,
 	}
 	*out = memory;
 	return 0;
+}
+
+int ckvm_vm_add_memory(struct ckvm_vm *vm,
+		       const struct ckvm_memory_config *config,
+		       struct ckvm_memory **out)
+{
+	struct ckvm_memory_config conf = { 0 };
+	int error = ckvm__vm_hold(vm);
+
+	if (error)
+		return error;
+	memcpy(&conf, config,
+	       config->size < sizeof(conf) ? config->size : sizeof(conf));
+	error = add_config(vm, &conf, out);
+	ckvm__vm_drop(vm);
+	return error;
 }
 
 struct ckvm_memory *ckvm_memory_ref(struct ckvm_memory *memory)
@@ -337,24 +348,15 @@ void ckvm__memory_end(struct ckvm_vm *vm)
 	}
 }
 
-int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
+static int move(struct ckvm_vm *vm, struct ckvm_memory *memory, uint64_t gpa)
 {
-	struct ckvm_vm *vm = memory->vm;
-	struct ckvm_memory *other;
-	int error = 0;
+	int error = check_place(gpa, memory->bytes);
 
-	if (memory->closed)
-		return ckvm__fail("closed", -EBADF);
-	error = ckvm__vm_check(vm);
-	if (!error)
-		error = check_place(gpa, memory->bytes);
 	if (error)
 		return error;
-
 	pthread_mutex_lock(&vm->lock);
 	unlink_memory(vm, memory);
-	other = ckvm__find_memory(vm, gpa, gpa + (memory->bytes - 1));
-	if (other)
+	if (ckvm__find_memory(vm, gpa, gpa + (memory->bytes - 1)))
 		error = ckvm__fail("memory", -EEXIST);
 	else if (gpa != memory->gpa)
 		error = set_region(memory, gpa, memory->bytes);
@@ -362,6 +364,21 @@ int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
 		memory->gpa = gpa;
 	link_memory(vm, memory);
 	pthread_mutex_unlock(&vm->lock);
+	return error;
+}
+
+int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
+{
+	struct ckvm_vm *vm = memory->vm;
+	int error;
+
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
+	error = ckvm__vm_hold(vm);
+	if (error)
+		return error;
+	error = move(vm, memory, gpa);
+	ckvm__vm_drop(vm);
 	return error;
 }
 
@@ -432,18 +449,14 @@ static int harvest(struct ckvm_memory *memory, uint64_t *bitmap, size_t words)
 	return 0;
 }
 
-int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
+/* With the VM held. */
+static int64_t take_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 			  size_t words)
 {
 	size_t needed = (memory->bytes / PAGE_SIZE + 63) / 64;
 	int64_t count = 0;
 	int error;
 
-	if (memory->closed)
-		return ckvm__fail("closed", -EBADF);
-	error = ckvm__vm_check(memory->vm);
-	if (error)
-		return error;
 	if (!(memory->flags & CKVM_MEMORY_LOG_DIRTY))
 		return ckvm__fail("log_dirty", -ENOENT);
 	if (words < needed)
@@ -458,4 +471,20 @@ int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 	}
 	pthread_mutex_unlock(&memory->vm->lock);
 	return error ? error : count;
+}
+
+int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
+			  size_t words)
+{
+	struct ckvm_vm *vm = memory->vm;
+	int64_t count;
+
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
+	count = ckvm__vm_hold(vm);
+	if (count)
+		return count;
+	count = take_dirty(memory, bitmap, words);
+	ckvm__vm_drop(vm);
+	return count;
 }

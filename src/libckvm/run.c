@@ -296,7 +296,10 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 
 	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
-	ckvm__vcpu_get(vcpu);
+	if (unlikely(!ckvm__vcpu_hold(vcpu))) {
+		atomic_store(&vcpu->runner, 0);
+		return ckvm__fail("closed", -EBADF);
+	}
 	vcpu->loop_ticks -= now;
 	end = begin_on_thread(thread, vcpu, outer);
 	if (likely(!end))
@@ -308,7 +311,7 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	leave(vcpu, end);
 	end_on_thread(thread, outer, end);
 	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
-	ckvm__vcpu_put(vcpu);
+	ckvm__vcpu_drop(vcpu);
 	return end;
 }
 
@@ -460,7 +463,7 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
 
 void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)
 {
-	if (!atomic_load(&vcpu->runner))
+	if (!atomic_load(&vcpu->runner) && !(vcpu->attend & ATTEND_FINISH))
 		abandon(vcpu);
 }
 
@@ -485,6 +488,12 @@ uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu)
 	return vcpu->deadline;
 }
 
+/* Not in a child of fork(), and not once closed. */
+static bool has_page(const struct ckvm_vcpu *vcpu)
+{
+	return !ckvm__check_process(vcpu->kvm) && !vcpu->closed;
+}
+
 const struct ckvm_access *ckvm_vcpu_access(struct ckvm_vcpu *vcpu)
 {
 	switch (vcpu->phase) {
@@ -501,7 +510,7 @@ void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
 {
 	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
 
-	if (!access || access->is_write || ckvm__check_process(vcpu->kvm))
+	if (!access || access->is_write || !has_page(vcpu))
 		return;
 	switch (access->length) {
 	case 1:
@@ -520,8 +529,7 @@ void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
 
 struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu)
 {
-	return vcpu->has_exit && !ckvm__check_process(vcpu->kvm) ? vcpu->run
-								 : NULL;
+	return vcpu->has_exit && has_page(vcpu) ? vcpu->run : NULL;
 }
 
 uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu)
@@ -533,7 +541,7 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
 
-	if (ckvm__check_process(vcpu->kvm))
+	if (!has_page(vcpu))
 		return KVM_EXIT_UNKNOWN;
 	if (run->exit_reason == KVM_EXIT_IO)
 		return run->io.direction == KVM_EXIT_IO_IN ? CKVM_EXIT_IO_IN

@@ -111,6 +111,7 @@ int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
 	if (!kvm)
 		return ckvm__fail("malloc", -ENOMEM);
 	kvm->refs = 1;
+	kvm->users = 1;
 	kvm->flags = opt.flags;
 	kvm->fork_generation = ckvm__fork_generation;
 	kvm->opened_ns = ckvm__now();
@@ -140,16 +141,22 @@ err_free:
 
 struct ckvm *ckvm_ref(struct ckvm *kvm)
 {
-	atomic_fetch_add(&kvm->refs, 1);
+	atomic_fetch_add(&kvm->users, 1);
 	return kvm;
+}
+
+void ckvm__unref(struct ckvm *kvm)
+{
+	if (atomic_fetch_sub(&kvm->refs, 1) == 1)
+		free(kvm);
 }
 
 void ckvm_close(struct ckvm *kvm)
 {
-	if (!kvm || atomic_fetch_sub(&kvm->refs, 1) != 1)
+	if (!kvm || atomic_fetch_sub(&kvm->users, 1) != 1)
 		return;
 	close(kvm->fd);
-	free(kvm);
+	ckvm__unref(kvm);
 }
 
 int ckvm_fd(const struct ckvm *kvm)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* One virtual processor: its descriptor, its shared page and its life. */
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -58,18 +59,29 @@ static void unlink_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
-			struct ckvm_vcpu **out)
+static struct ckvm_vcpu *new_vcpu(struct ckvm_vm *vm, unsigned long id)
 {
-	struct ckvm_vcpu *vcpu;
-	int error = ckvm__vm_check(vm);
+	struct ckvm_vcpu *vcpu = calloc(1, sizeof(*vcpu));
 
-	if (error)
-		return error;
-	/* Kernels before 6.11 would take the low 32 bits alone. */
-	if (id > UINT32_MAX)
-		return ckvm__fail("KVM_CREATE_VCPU", -EINVAL);
-	vcpu = calloc(1, sizeof(*vcpu));
+	if (!vcpu)
+		return NULL;
+	vcpu->refs = 1;
+	vcpu->users = 1;
+	vcpu->id = id;
+	vcpu->vm = vm;
+	vcpu->kvm = vm->kvm;
+	if (vcpu->kvm->hooked)
+		vcpu->attend = ATTEND_HOOK;
+	vcpu->stale = CKVM_VIEW_REGS | CKVM_VIEW_SREGS | CKVM_VIEW_EVENTS;
+	return vcpu;
+}
+
+/* With the VM held; what is created goes on holding it. */
+static int create(struct ckvm_vm *vm, unsigned long id, struct ckvm_vcpu **out)
+{
+	struct ckvm_vcpu *vcpu = new_vcpu(vm, id);
+	int error;
+
 	if (!vcpu)
 		return ckvm__fail("malloc", -ENOMEM);
 	vcpu->fd = ckvm__ioctl(vm->kvm, vm->fd, KVM_CREATE_VCPU, (void *)id);
@@ -77,13 +89,6 @@ int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
 		error = vcpu->fd;
 		goto err_free;
 	}
-	vcpu->refs = 1;
-	vcpu->id = id;
-	vcpu->vm = vm;
-	vcpu->kvm = vm->kvm;
-	if (vcpu->kvm->hooked)
-		vcpu->attend = ATTEND_HOOK;
-	vcpu->stale = CKVM_VIEW_REGS | CKVM_VIEW_SREGS | CKVM_VIEW_EVENTS;
 	error = map_run(vcpu);
 	if (error)
 		goto err_close;
@@ -99,6 +104,23 @@ err_free:
 	return error;
 }
 
+int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
+			struct ckvm_vcpu **out)
+{
+	int error;
+
+	/* Kernels before 6.11 would take the low 32 bits alone. */
+	if (id > UINT32_MAX)
+		return ckvm__fail("KVM_CREATE_VCPU", -EINVAL);
+	error = ckvm__vm_hold(vm);
+	if (error)
+		return error;
+	error = create(vm, id, out);
+	if (error)
+		ckvm__vm_drop(vm);
+	return error;
+}
+
 struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm, unsigned long id)
 {
 	struct ckvm_vcpu *vcpu, *found = NULL;
@@ -109,33 +131,42 @@ struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm, unsigned long id)
 		    (!found || vcpu->id < found->id))
 			found = vcpu;
 	if (found)
-		ckvm__vcpu_get(found);
+		ckvm_vcpu_ref(found);
 	pthread_mutex_unlock(&vm->lock);
 	return found;
 }
 
 struct ckvm_vcpu *ckvm_vcpu_ref(struct ckvm_vcpu *vcpu)
 {
-	ckvm__vcpu_get(vcpu);
+	atomic_fetch_add(&vcpu->refs, 1);
 	return vcpu;
 }
 
 void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu)
 {
-	if (vcpu)
-		ckvm__vcpu_put(vcpu);
+	struct ckvm_vm *vm;
+
+	if (!vcpu || atomic_fetch_sub(&vcpu->refs, 1) != 1)
+		return;
+	vm = vcpu->vm;
+	free(vcpu);
+	ckvm_vm_unref(vm);
 }
 
-void ckvm__vcpu_free(struct ckvm_vcpu *vcpu)
+/* Closed, and not in a run. A kick from elsewhere may be on its way. */
+void ckvm__vcpu_release(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm_vm *vm = vcpu->vm;
 
+	atomic_store(&vcpu->gone, true);
+	while (atomic_load(&vcpu->kickers))
+		sched_yield();
 	unlink_vcpu(vm, vcpu);
 	if (!ckvm__check_process(vcpu->kvm))
 		munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
 	close(vcpu->fd);
-	free(vcpu);
-	ckvm_vm_unref(vm);
+	ckvm__vm_drop(vm);
+	ckvm_vcpu_unref(vcpu);
 }
 
 void ckvm_vcpu_close(struct ckvm_vcpu *vcpu)
@@ -143,7 +174,7 @@ void ckvm_vcpu_close(struct ckvm_vcpu *vcpu)
 	if (!vcpu || atomic_exchange(&vcpu->closed, true))
 		return;
 	ckvm_vcpu_interrupt(vcpu);
-	ckvm_vcpu_unref(vcpu);
+	ckvm__vcpu_drop(vcpu);
 }
 
 int ckvm_vcpu_fd(const struct ckvm_vcpu *vcpu)

@@ -5,11 +5,41 @@
 
 #include "internal.h"
 
-int ckvm__vm_check(struct ckvm_vm *vm)
+int ckvm__vm_hold(struct ckvm_vm *vm)
 {
+	unsigned int users = atomic_load(&vm->users);
+	int error = ckvm__check_process(vm->kvm);
+
+	if (unlikely(error))
+		return error;
 	if (unlikely(atomic_load_explicit(&vm->closed, memory_order_acquire)))
 		return ckvm__fail("closed", -EBADF);
-	return ckvm__check_process(vm->kvm);
+	do
+		if (!users)
+			return ckvm__fail("closed", -EBADF);
+	while (!atomic_compare_exchange_weak(&vm->users, &users, users + 1));
+	return 0;
+}
+
+/*
+ * The last vCPU is gone: with the VM's own descriptor closed the kernel has let
+ * go of the memory, and not before.
+ */
+static void release(struct ckvm_vm *vm)
+{
+	close(vm->fd);
+	pthread_mutex_lock(&vm->lock);
+	ckvm__memory_end(vm);
+	ckvm__bus_end(vm);
+	pthread_mutex_unlock(&vm->lock);
+	ckvm_close(vm->kvm);
+	ckvm_vm_unref(vm);
+}
+
+void ckvm__vm_drop(struct ckvm_vm *vm)
+{
+	if (atomic_fetch_sub(&vm->users, 1) == 1)
+		release(vm);
 }
 
 /* KVM_CREATE_VM waits for mm locks and gives up on any signal. */
@@ -44,7 +74,9 @@ int ckvm_create_vm(struct ckvm *kvm, unsigned long type, struct ckvm_vm **out)
 		return error;
 	}
 	vm->refs = 1;
+	vm->users = 1;
 	vm->kvm = ckvm_ref(kvm);
+	atomic_fetch_add(&kvm->refs, 1);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->ring_lock, NULL);
 	*out = vm;
@@ -57,20 +89,13 @@ struct ckvm_vm *ckvm_vm_ref(struct ckvm_vm *vm)
 	return vm;
 }
 
-/*
- * The last vCPU is gone: with the VM's own descriptor closed the kernel has let
- * go of the memory, and not before.
- */
 void ckvm_vm_unref(struct ckvm_vm *vm)
 {
 	if (!vm || atomic_fetch_sub(&vm->refs, 1) != 1)
 		return;
-	close(vm->fd);
-	ckvm__memory_end(vm);
-	ckvm__bus_end(vm);
 	pthread_mutex_destroy(&vm->ring_lock);
 	pthread_mutex_destroy(&vm->lock);
-	ckvm_close(vm->kvm);
+	ckvm__unref(vm->kvm);
 	free(vm);
 }
 
@@ -100,7 +125,7 @@ void ckvm_vm_close(struct ckvm_vm *vm)
 		ckvm_vcpu_unref(vcpu);
 	}
 	ckvm__bus_close(vm);
-	ckvm_vm_unref(vm);
+	ckvm__vm_drop(vm);
 }
 
 int ckvm_vm_fd(const struct ckvm_vm *vm)
@@ -115,9 +140,12 @@ struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm)
 
 int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
 {
-	int error = ckvm__vm_check(vm);
+	int result = ckvm__vm_hold(vm);
 
-	return error ? error
-		     : ckvm__ioctl(vm->kvm, vm->fd, KVM_CHECK_EXTENSION,
-				   (void *)(uintptr_t)cap);
+	if (result)
+		return result;
+	result = ckvm__ioctl(vm->kvm, vm->fd, KVM_CHECK_EXTENSION,
+			     (void *)(uintptr_t)cap);
+	ckvm__vm_drop(vm);
+	return result;
 }

@@ -78,6 +78,10 @@ void luackvm_fill(lua_State *L, struct luackvm_box *box, void *object,
 {
 	box->object = object;
 	box->owned = owned;
+	if (box->type->ref) {
+		box->type->ref(object);
+		box->held = object;
+	}
 	push_objects(L);
 	lua_pushvalue(L, -2);
 	lua_rawsetp(L, -2, object);
@@ -100,21 +104,37 @@ bool luackvm_push_known(lua_State *L, const void *object)
 
 void luackvm_release(struct luackvm_box *box)
 {
-	if (box->object)
-		box->type->release(box);
+	void *object = box->object;
+
 	box->object = NULL;
+	if (object && box->owned)
+		box->type->end(object);
 }
 
-/* close, __close and __gc of every type. May run twice. */
+/* close and __close of every type. May run twice. */
 static int close_object(lua_State *L)
 {
 	const struct luackvm_type *type =
 		lua_touserdata(L, lua_upvalueindex(1));
 	struct luackvm_box *box = luackvm_box(L, 1, type);
 
+	lua_settop(L, 1);
 	if (type->close)
-		return type->close(L);
+		type->close(L);
 	luackvm_release(box);
+	return 0;
+}
+
+static int collect_object(lua_State *L)
+{
+	struct luackvm_box *box = lua_touserdata(L, 1);
+	void *held;
+
+	close_object(L);
+	held = box->held;
+	box->held = NULL;
+	if (held)
+		box->type->unref(held);
 	return 0;
 }
 
@@ -206,7 +226,7 @@ void luackvm_register_type(lua_State *L, const struct luackvm_type *type)
 	set_closure(L, "__newindex", refuse_field, type);
 	set_closure(L, "__tostring", describe, type);
 	set_closure(L, "__close", close_object, type);
-	set_closure(L, "__gc", close_object, type);
+	set_closure(L, "__gc", collect_object, type);
 	lua_pushfstring(L, "ckvm %s", type->name);
 	lua_pushvalue(L, -1);
 	lua_setfield(L, -3, "__name");

@@ -22,9 +22,19 @@ int luackvm_new_buffer(lua_State *L)
 	return 1;
 }
 
-static void release(struct luackvm_box *box)
+static void ref(void *object)
 {
-	ckvm_buffer_unref(box->object);
+	ckvm_buffer_ref(object);
+}
+
+static void unref(void *object)
+{
+	ckvm_buffer_unref(object);
+}
+
+static void end(void *object)
+{
+	ckvm_buffer_unref(object);
 }
 
 /* buffer:take([most]): the oldest bytes, and they are gone from it. */
@@ -71,5 +81,7 @@ const struct luackvm_type luackvm_buffer = {
 	.name = "buffer",
 	.methods = methods,
 	.properties = properties,
-	.release = release,
+	.ref = ref,
+	.unref = unref,
+	.end = end,
 };

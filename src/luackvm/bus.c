@@ -15,7 +15,7 @@ static lua_Integer get_integer(lua_State *L, int table, const char *key)
 {
 	lua_Integer value;
 
-	lua_getfield(L, table, key);
+	luackvm_get(L, table, key);
 	value = lua_tointeger(L, -1);
 	lua_pop(L, 1);
 	return value;
@@ -55,7 +55,10 @@ static void free_slots(lua_State *L, int handlers, lua_Integer base)
 
 /* Options ----------------------------------------------------------------- */
 
-/* The function in a field of the table at index; pushed. False: nil pushed. */
+/*
+ * The function in a field of the table at index; pushed. False: nil pushed. A
+ * device may inherit it.
+ */
 static bool push_function(lua_State *L, int table, const char *key)
 {
 	int type = lua_getfield(L, table, key);
@@ -80,7 +83,7 @@ static void push_handlers(lua_State *L, struct ckvm_range_config *config)
 	if (luackvm_has(L, 2, "device")) {
 		refuse_both(L, "device", "read");
 		refuse_both(L, "device", "write");
-		lua_getfield(L, 2, "device");
+		luackvm_get(L, 2, "device");
 		source = lua_gettop(L);
 		luaL_argexpected(
 			L, lua_istable(L, source) || lua_isuserdata(L, source),
@@ -112,7 +115,7 @@ static void read_config(lua_State *L, struct ckvm_range_config *config)
 	if (luackvm_has(L, 2, "log")) {
 		refuse_both(L, "log", "write");
 		refuse_both(L, "log", "device");
-		lua_getfield(L, 2, "log");
+		luackvm_get(L, 2, "log");
 		log = luackvm_test(L, -1, &luackvm_buffer);
 		if (!log || !log->object)
 			luaL_error(L, "log: open buffer expected, got %s",
@@ -177,7 +180,7 @@ static int attach(lua_State *L, struct ckvm_vm *vm,
 		free_slots(L, handlers, base);
 		return refuse(L, vm, config, error);
 	}
-	luackvm_fill(L, box, ckvm_range_ref(range), true);
+	luackvm_fill(L, box, range, true);
 	for (int i = 0; i < 3; i++) {
 		lua_pushvalue(L, first + i);
 		lua_rawseti(L, handlers, base + SLOT_READ + i);
@@ -236,19 +239,27 @@ int luackvm_attach_mmio(lua_State *L)
 
 /* The object -------------------------------------------------------------- */
 
-static void release(struct luackvm_box *box)
+static void ref(void *object)
 {
-	ckvm_range_detach(box->object);
-	ckvm_range_unref(box->object);
+	ckvm_range_ref(object);
 }
 
-/* detach, close, and the VM's end: may run inside its own handler. */
+static void unref(void *object)
+{
+	ckvm_range_unref(object);
+}
+
+static void end(void *object)
+{
+	ckvm_range_detach(object);
+}
+
+/* May run inside the range's own handler. */
 static int close_range(lua_State *L)
 {
-	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_range);
+	struct luackvm_box *box = lua_touserdata(L, 1);
 	lua_Integer base;
 
-	lua_settop(L, 1);
 	if (!box->object)
 		return 0;
 	base = (lua_Integer)((uintptr_t)ckvm_range_opaque(box->object) / 2);
@@ -261,12 +272,21 @@ static int close_range(lua_State *L)
 	return 0;
 }
 
-static const luaL_Reg methods[] = { { "detach", close_range }, { NULL, NULL } };
+static int detach(lua_State *L)
+{
+	luackvm_box(L, 1, &luackvm_range);
+	lua_settop(L, 1);
+	return close_range(L);
+}
+
+static const luaL_Reg methods[] = { { "detach", detach }, { NULL, NULL } };
 
 const struct luackvm_type luackvm_range = {
 	.name = "range",
 	.methods = methods,
-	.release = release,
+	.ref = ref,
+	.unref = unref,
+	.end = end,
 	.close = close_range,
 	.values = 1,
 };

@@ -257,14 +257,19 @@ static struct ckvm_vcpu *view_vcpu(lua_State *L)
 {
 	const struct exit_view *view = lua_touserdata(L, 1);
 
-	return view->vcpu->object;
+	return view->vcpu->held;
 }
 
 static int push_field(lua_State *L, const struct kvm_run *run,
 		      const struct luackvm_field *field)
 {
-	const uint8_t *data = (const uint8_t *)run + field->offset;
+	uint8_t data[16 * 8];
 
+	if (field->count) /* making a table may collect, and close the vCPU */
+		memcpy(data, (const uint8_t *)run + field->offset,
+		       (size_t)field->size * field->count);
+	else
+		memcpy(data, (const uint8_t *)run + field->offset, field->size);
 	if (!field->count) {
 		lua_pushinteger(L,
 				(lua_Integer)luackvm_load(data, field->size));
@@ -366,7 +371,7 @@ void luackvm_push_exit(lua_State *L, int vcpu)
 	}
 	lua_remove(L, -2);
 	view = lua_touserdata(L, -1);
-	view->serial = ckvm_vcpu_exit_serial(box->object);
+	view->serial = ckvm_vcpu_exit_serial(box->held);
 }
 
 /* vcpu.exit: the one view of this vCPU, set to the current exit; or nil. */

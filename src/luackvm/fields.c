@@ -83,7 +83,7 @@ bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
 
 	luaL_checkstack(L, 2, NULL);
 	for (field = def->fields; field->name && full; field++) {
-		full = lua_getfield(L, index, field->name) != LUA_TNIL;
+		full = luackvm_get(L, index, field->name) != LUA_TNIL;
 		if (full && field->sub)
 			full = lua_istable(L, -1) &&
 			       luackvm_is_full(L, lua_gettop(L), field->sub);

@@ -174,8 +174,9 @@ void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
 static int end_run(lua_State *L)
 {
 	struct luackvm_frame *frame = lua_touserdata(L, 1);
-	struct ckvm_vcpu *vcpu = frame->vcpu->object;
+	struct ckvm_vcpu *vcpu = frame->over ? NULL : frame->vcpu->object;
 
+	frame->over = true;
 	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
 		ckvm_vcpu_abandon(vcpu);
 	if (frame->deadline)
@@ -294,7 +295,7 @@ static int protected_run(lua_State *L)
 		if (!luackvm_push_known(L, vm))
 			return luaL_error(L, "the vCPU's VM is not known here: "
 					     "ckvm_lua_push_vm comes first");
-		luackvm_push_vcpu(L, 1, vcpu, false);
+		luackvm_push_vcpu(L, 1, vcpu);
 		lua_remove(L, 1);
 	}
 	lua_pushinteger(L, luackvm_run_with(L, limits));

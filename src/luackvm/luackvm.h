@@ -29,6 +29,7 @@ struct luackvm_frame {
 	uint32_t serial;	  /* of the run */
 	uint64_t deadline, grace; /* ns; 0: none, and not linked */
 	bool stopped;		  /* its handler was, once, and went on */
+	bool over;
 };
 
 struct ckvm_lua {
@@ -83,9 +84,15 @@ static inline void luackvm_unlock(struct ckvm_lua *lua)
 
 /* box.c ------------------------------------------------------------------- */
 
-/* What the userdata of an object hold; `object` is NULL once closed. */
+/*
+ * What the userdata of an object hold; `object` is NULL once closed.
+ * Metamethods of tables, and finalizers at any allocation, may close it in the
+ * middle of a method; so a reference is kept until the box is collected, and
+ * libckvm says -EBADF to what is left of the method.
+ */
 struct luackvm_box {
 	void *object;
+	void *held;
 	const struct luackvm_type *type;
 	struct ckvm_lua *lua;
 	bool owned; /* close() ends the object, not just Lua's hold on it */
@@ -102,9 +109,11 @@ struct luackvm_type {
 	const char *name; /* "vCPU": in messages */
 	const luaL_Reg *methods;
 	const struct luackvm_property *properties; /* NULL: none */
-	void (*release)(struct luackvm_box *box);
-	lua_CFunction close; /* NULL: releases, and no more */
-	int values;	     /* user values */
+	void (*ref)(void *object); /* NULL, like unref: none is kept */
+	void (*unref)(void *object);
+	void (*end)(void *object); /* what close does to one that is owned */
+	lua_CFunction close;	   /* and more that it does; NULL: nothing */
+	int values;		   /* user values */
 };
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
@@ -116,7 +125,10 @@ void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 struct luackvm_box *luackvm_new_box(lua_State *L,
 				    const struct luackvm_type *type);
 
-/* Fills the box on top of the stack, so that luackvm_push_known finds it. */
+/*
+ * Fills the box on top of the stack, so that luackvm_push_known finds it. No
+ * Lua between the call that made the object and this one: it takes a reference.
+ */
 void luackvm_fill(lua_State *L, struct luackvm_box *box, void *object,
 		  bool owned);
 
@@ -165,6 +177,8 @@ int luackvm_fail_call(lua_State *L, const char *call, int error,
 /* An option table at index 2 of the method `who`. Raise for what is wrong. */
 void luackvm_check_keys(lua_State *L, int table, const char *who,
 			const char *const *keys);
+/* Raw: an option table's metamethods are not called. Pushes; the type. */
+int luackvm_get(lua_State *L, int table, const char *key);
 bool luackvm_has(lua_State *L, int table, const char *key);
 bool luackvm_flag(lua_State *L, int table, const char *key);
 lua_Integer luackvm_integer(lua_State *L, int table, const char *key,
@@ -263,11 +277,16 @@ enum { SLOT_READ, SLOT_WRITE, SLOT_DEVICE, SLOT_RANGE, RANGE_SLOTS };
 /* And this for vm:on; CKVM_EXIT_* and the kernel's numbers. */
 #define ON_KEY(number) (-1 - (lua_Integer)(number))
 
-void luackvm_push_vm(lua_State *L, struct ckvm_vm *vm, bool owned);
+/* Fills the box on top, of a VM. */
+void luackvm_fill_vm(lua_State *L, struct luackvm_box *box, struct ckvm_vm *vm,
+		     bool owned);
 
-/* The VM's box is at index `vm`. */
-void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu,
-		       bool owned);
+/* Fills the box on top, of a vCPU whose VM's box is at index `vm`. */
+void luackvm_fill_vcpu(lua_State *L, int vm, struct luackvm_box *box,
+		       struct ckvm_vcpu *vcpu, bool owned);
+
+/* Pushes the vCPU's box, a new one if need be. */
+void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu);
 
 /* The box on top belongs to the VM at index: it is closed with it. */
 void luackvm_adopt(lua_State *L, int vm);

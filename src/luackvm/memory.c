@@ -10,18 +10,24 @@
 
 #define PAGE 4096
 
-static void release(struct luackvm_box *box)
+static void ref(void *object)
 {
-	ckvm_memory_close(box->object);
-	ckvm_memory_unref(box->object);
+	ckvm_memory_ref(object);
+}
+
+static void unref(void *object)
+{
+	ckvm_memory_unref(object);
+}
+
+static void end(void *object)
+{
+	ckvm_memory_close(object);
 }
 
 static int close_memory(lua_State *L)
 {
-	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_memory);
-
-	lua_settop(L, 1);
-	luackvm_release(box);
+	luackvm_release(lua_touserdata(L, 1));
 	if (lua_getiuservalue(L, 1, 1) == LUA_TUSERDATA)
 		luackvm_disown(L, 2, 1);
 	return 0;
@@ -40,7 +46,7 @@ static void check_pages(lua_State *L, const char *name, uint64_t value)
 /* hugepages = true, "2M" or "1G". */
 static void read_hugepages(lua_State *L, struct ckvm_memory_config *config)
 {
-	if (lua_getfield(L, 2, "hugepages") != LUA_TSTRING) {
+	if (luackvm_get(L, 2, "hugepages") != LUA_TSTRING) {
 		lua_pop(L, 1);
 		if (luackvm_flag(L, 2, "hugepages"))
 			config->flags |= CKVM_MEMORY_HUGEPAGES;
@@ -94,7 +100,7 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 /* The path in `file`, or NULL; on the stack to stay. */
 static const char *file_path(lua_State *L)
 {
-	if (lua_getfield(L, 2, "file") == LUA_TNIL)
+	if (luackvm_get(L, 2, "file") == LUA_TNIL)
 		return NULL;
 	return luackvm_text(L, -1, "file");
 }
@@ -207,7 +213,7 @@ int luackvm_add_memory(lua_State *L)
 		close(config.fd);
 	if (error)
 		return describe_failure(L, vm, &config, path, error);
-	luackvm_fill(L, box, ckvm_memory_ref(memory), true);
+	luackvm_fill(L, box, memory, true);
 	lua_pushvalue(L, 1);
 	lua_setiuservalue(L, -2, 1);
 	luackvm_adopt(L, 1);
@@ -415,7 +421,9 @@ static const struct luackvm_property properties[] = {
 const struct luackvm_type luackvm_memory = {
 	.name = "memory",
 	.properties = properties,
-	.release = release,
+	.ref = ref,
+	.unref = unref,
+	.end = end,
 	.close = close_memory,
 	.values = 1,
 };

@@ -54,9 +54,16 @@ void luackvm_check_keys(lua_State *L, int table, const char *who,
 	}
 }
 
+int luackvm_get(lua_State *L, int table, const char *key)
+{
+	table = lua_absindex(L, table);
+	lua_pushstring(L, key);
+	return lua_rawget(L, table);
+}
+
 bool luackvm_has(lua_State *L, int table, const char *key)
 {
-	bool has = lua_getfield(L, table, key) != LUA_TNIL;
+	bool has = luackvm_get(L, table, key) != LUA_TNIL;
 
 	lua_pop(L, 1);
 	return has;
@@ -64,7 +71,7 @@ bool luackvm_has(lua_State *L, int table, const char *key)
 
 bool luackvm_flag(lua_State *L, int table, const char *key)
 {
-	int type = lua_getfield(L, table, key);
+	int type = luackvm_get(L, table, key);
 	bool on = lua_toboolean(L, -1);
 
 	lua_pop(L, 1);
@@ -95,7 +102,7 @@ lua_Integer luackvm_integer(lua_State *L, int table, const char *key,
 {
 	lua_Integer value;
 
-	lua_getfield(L, table, key);
+	luackvm_get(L, table, key);
 	value = to_integer(L, -1, key);
 	lua_pop(L, 1);
 	if (value < low || value > high)
@@ -108,7 +115,7 @@ uint64_t luackvm_address(lua_State *L, int table, const char *key)
 {
 	lua_Integer value;
 
-	lua_getfield(L, table, key);
+	luackvm_get(L, table, key);
 	value = to_integer(L, -1, key);
 	lua_pop(L, 1);
 	return (uint64_t)value;
@@ -117,7 +124,7 @@ uint64_t luackvm_address(lua_State *L, int table, const char *key)
 uint64_t luackvm_seconds(lua_State *L, int table, const char *key)
 {
 	lua_Number seconds;
-	int type = lua_getfield(L, table, key);
+	int type = luackvm_get(L, table, key);
 
 	seconds = lua_tonumber(L, -1);
 	lua_pop(L, 1);

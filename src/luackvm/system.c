@@ -20,7 +20,7 @@ int luackvm_open(lua_State *L)
 		if (luackvm_has(L, 1, "sync_regs") &&
 		    !luackvm_flag(L, 1, "sync_regs"))
 			options.flags |= CKVM_NO_SYNC_REGS;
-		lua_getfield(L, 1, "path");
+		luackvm_get(L, 1, "path");
 		lua_replace(L, 1);
 	}
 	lua_settop(L, 1);
@@ -39,9 +39,9 @@ int luackvm_open(lua_State *L)
 	return 1;
 }
 
-static void release(struct luackvm_box *box)
+static void end(void *object)
 {
-	ckvm_close(box->object);
+	ckvm_close(object);
 }
 
 static int push_count(lua_State *L, int result)
@@ -92,27 +92,30 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg)
 static int create_vm(lua_State *L)
 {
 	static const char *const keys[] = { "type", NULL };
-	struct ckvm *kvm = luackvm_check(L, 1, &luackvm_system);
 	unsigned long type = 0;
+	struct luackvm_box *box;
 	struct ckvm_vm *vm;
 	bool tried = false;
 	int error;
 
+	luackvm_check(L, 1, &luackvm_system);
 	if (!lua_isnoneornil(L, 2)) {
 		luackvm_check_keys(L, 2, "create_vm", keys);
 		if (luackvm_has(L, 2, "type"))
 			type = (unsigned long)luackvm_integer(L, 2, "type", 0,
 							      LUA_MAXINTEGER);
 	}
+	box = luackvm_new_box(L, &luackvm_vm);
 	do
-		error = ckvm_create_vm(kvm, type, &vm);
+		error = ckvm_create_vm(luackvm_check(L, 1, &luackvm_system),
+				       type, &vm);
 	while (error && luackvm_retry(L, error, &tried));
 	if (error == -EINVAL)
 		return luackvm_fail(L, error, "no VM type %I on this KVM",
 				    (lua_Integer)type);
 	if (error)
 		return luackvm_fail(L, error, NULL);
-	luackvm_push_vm(L, vm, true);
+	luackvm_fill_vm(L, box, vm, true);
 	return 1;
 }
 
@@ -127,5 +130,5 @@ static const luaL_Reg methods[] = {
 const struct luackvm_type luackvm_system = {
 	.name = "kvm",
 	.methods = methods,
-	.release = release,
+	.end = end,
 };

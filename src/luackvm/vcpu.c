@@ -4,14 +4,10 @@
 
 #include "luackvm.h"
 
-void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu, bool owned)
+void luackvm_fill_vcpu(lua_State *L, int vm, struct luackvm_box *box,
+		       struct ckvm_vcpu *vcpu, bool owned)
 {
-	struct luackvm_box *box;
-
-	vm = lua_absindex(L, vm);
-	box = luackvm_new_box(L, &luackvm_vcpu);
 	luackvm_fill(L, box, vcpu, owned);
-	ckvm_vcpu_ref(vcpu);
 	lua_pushvalue(L, vm);
 	lua_setiuservalue(L, -2, VCPU_VM);
 	lua_createtable(L, 0, 4);
@@ -19,19 +15,35 @@ void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu, bool owned)
 	luackvm_adopt(L, vm);
 }
 
-static void release(struct luackvm_box *box)
+void luackvm_push_vcpu(lua_State *L, int vm, struct ckvm_vcpu *vcpu)
 {
-	if (box->owned)
-		ckvm_vcpu_close(box->object);
-	ckvm_vcpu_unref(box->object);
+	struct luackvm_box *box;
+
+	vm = lua_absindex(L, vm);
+	if (luackvm_push_known(L, vcpu))
+		return;
+	box = luackvm_new_box(L, &luackvm_vcpu);
+	luackvm_fill_vcpu(L, vm, box, vcpu, false);
+}
+
+static void ref(void *object)
+{
+	ckvm_vcpu_ref(object);
+}
+
+static void unref(void *object)
+{
+	ckvm_vcpu_unref(object);
+}
+
+static void end(void *object)
+{
+	ckvm_vcpu_close(object);
 }
 
 static int close_vcpu(lua_State *L)
 {
-	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_vcpu);
-
-	lua_settop(L, 1);
-	luackvm_release(box);
+	luackvm_release(lua_touserdata(L, 1));
 	if (lua_getiuservalue(L, 1, VCPU_VM) == LUA_TUSERDATA)
 		luackvm_disown(L, 2, 1);
 	return 0;
@@ -41,12 +53,14 @@ int luackvm_create_vcpu(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	lua_Integer id = luaL_optinteger(L, 2, 0);
+	struct luackvm_box *box;
 	struct ckvm_vcpu *vcpu;
 	bool tried = false;
 	int error;
 
 	luaL_argcheck(L, id >= 0, 2,
 		      lua_pushfstring(L, "vCPU id %I is negative", id));
+	box = luackvm_new_box(L, &luackvm_vcpu);
 	do
 		error = ckvm_vm_create_vcpu(vm, (unsigned long)id, &vcpu);
 	while (error && luackvm_retry(L, error, &tried));
@@ -60,7 +74,7 @@ int luackvm_create_vcpu(lua_State *L)
 			id);
 	if (error)
 		return luackvm_fail(L, error, NULL);
-	luackvm_push_vcpu(L, 1, vcpu, true);
+	luackvm_fill_vcpu(L, 1, box, vcpu, true);
 	return 1;
 }
 
@@ -74,8 +88,7 @@ void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 	lua_newtable(L);
 	for (int i = 1; (vcpu = ckvm_vm_find_vcpu(vm, id)); i++) {
 		id = ckvm_vcpu_id(vcpu) + 1;
-		if (!luackvm_push_known(L, vcpu))
-			luackvm_push_vcpu(L, 1, vcpu, false);
+		luackvm_push_vcpu(L, 1, vcpu);
 		ckvm_vcpu_unref(vcpu);
 		lua_rawseti(L, -2, i);
 	}
@@ -261,7 +274,9 @@ const struct luackvm_type luackvm_vcpu = {
 	.name = "vCPU",
 	.methods = methods,
 	.properties = properties,
-	.release = release,
+	.ref = ref,
+	.unref = unref,
+	.end = end,
 	.close = close_vcpu,
 	.values = 3,
 };

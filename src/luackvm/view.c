@@ -47,7 +47,7 @@ static const struct luackvm_field *check_field(lua_State *L,
 static const uint8_t *view_data(lua_State *L, const struct view *view)
 {
 	const void *data;
-	int error = ckvm_vcpu_view(view->vcpu->object, view->which, &data);
+	int error = ckvm_vcpu_view(view->vcpu->held, view->which, &data);
 
 	if (error)
 		luackvm_fail(L, error, NULL);
@@ -91,16 +91,18 @@ static int index_view(lua_State *L)
 {
 	const struct view *view = check_view(L);
 	const struct luackvm_field *field = check_field(L, view);
-	const uint8_t *data;
+	const uint8_t *at;
+	uint8_t data[256];
 
 	if (field->sub)
 		return push_part(L, view, field);
-	data = view_data(L, view) + field->offset;
+	at = view_data(L, view) + field->offset;
 	if (!field->count) {
-		lua_pushinteger(L,
-				(lua_Integer)luackvm_load(data, field->size));
+		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
 		return 1;
 	}
+	/* Making a table may collect, and close the vCPU. */
+	memcpy(data, at, (size_t)field->size * field->count);
 	lua_createtable(L, field->count, 0);
 	for (int i = 0; i < field->count; i++) {
 		lua_pushinteger(
@@ -114,8 +116,8 @@ static int index_view(lua_State *L)
 static void write_bytes(lua_State *L, const struct view *view, size_t offset,
 			const void *value, size_t size)
 {
-	int error = ckvm_vcpu_write_view(view->vcpu->object, view->which,
-					 offset, value, size);
+	int error = ckvm_vcpu_write_view(view->vcpu->held, view->which, offset,
+					 value, size);
 
 	if (error)
 		luackvm_fail(L, error, NULL);

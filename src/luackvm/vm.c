@@ -9,12 +9,10 @@
  * stack, and the set of what is closed with it. Neither is in the registry, so
  * that a handler that mentions its VM does not keep it alive.
  */
-void luackvm_push_vm(lua_State *L, struct ckvm_vm *vm, bool owned)
+void luackvm_fill_vm(lua_State *L, struct luackvm_box *box, struct ckvm_vm *vm,
+		     bool owned)
 {
-	struct luackvm_box *box = luackvm_new_box(L, &luackvm_vm);
-
 	luackvm_fill(L, box, vm, owned);
-	ckvm_vm_ref(vm);
 	lua_newtable(L);
 	lua_setiuservalue(L, -2, VM_HANDLERS);
 	lua_newtable(L);
@@ -41,29 +39,36 @@ void luackvm_disown(lua_State *L, int vm, int child)
 	lua_pop(L, 1);
 }
 
-static void release(struct luackvm_box *box)
+static void ref(void *object)
 {
-	if (box->owned)
-		ckvm_vm_close(box->object);
-	ckvm_vm_unref(box->object);
+	ckvm_vm_ref(object);
+}
+
+static void unref(void *object)
+{
+	ckvm_vm_unref(object);
+}
+
+static void end(void *object)
+{
+	ckvm_vm_close(object);
 }
 
 /* What belongs to it first: their boxes must not outlive their objects. */
 static int close_vm(lua_State *L)
 {
-	struct luackvm_box *box = luackvm_box(L, 1, &luackvm_vm);
+	struct luackvm_box *box = lua_touserdata(L, 1);
 
-	lua_settop(L, 1);
 	if (!box->object || lua_getiuservalue(L, 1, VM_CHILDREN) != LUA_TTABLE)
 		return 0;
 	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1))
 		luackvm_release(lua_touserdata(L, -2));
-	lua_newtable(L);
-	lua_setiuservalue(L, 1, VM_CHILDREN);
+	luackvm_release(box);
 	/* Handlers are let go of; a run that goes on will find it closed. */
 	lua_newtable(L);
+	lua_setiuservalue(L, 1, VM_CHILDREN);
+	lua_newtable(L);
 	lua_setiuservalue(L, 1, VM_HANDLERS);
-	luackvm_release(box);
 	return 0;
 }
 
@@ -142,7 +147,9 @@ const struct luackvm_type luackvm_vm = {
 	.name = "VM",
 	.methods = methods,
 	.properties = properties,
-	.release = release,
+	.ref = ref,
+	.unref = unref,
+	.end = end,
 	.close = close_vm,
 	.values = 2,
 };
@@ -154,7 +161,7 @@ void ckvm_lua_push_vm(lua_State *L, struct ckvm_vm *vm)
 	if (!vm)
 		lua_pushnil(L);
 	else if (!luackvm_push_known(L, vm))
-		luackvm_push_vm(L, vm, false);
+		luackvm_fill_vm(L, luackvm_new_box(L, &luackvm_vm), vm, false);
 }
 
 static void *object_at(lua_State *L, int index, const struct luackvm_type *type)

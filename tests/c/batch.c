@@ -93,18 +93,18 @@ static void open_guest(const char *code, size_t size, enum ckvm_answer answer)
 #define WITHOUT_CALLBACKS(code) \
 	open_guest(code, sizeof(code) - 1, CKVM_ANSWER_CALLER)
 
-#define MOV(byte) "\xb0" byte		 /* mov $byte, %al */
-#define OUT(port) "\xe6" port		 /* out %al, $port */
-#define IN(port) "\xe4" port		 /* in $port, %al */
-#define STORE(low) "\xa2" low "\x80"	 /* mov %al, (0x80low) */
+#define MOV(byte) "\xb0" byte	     /* mov $byte, %al */
+#define OUT(port) "\xe6" port	     /* out %al, $port */
+#define IN(port) "\xe4" port	     /* in $port, %al */
+#define STORE(low) "\xa2" low "\x80" /* mov %al, (0x80low) */
 
 /* Two ports, an address, a plain port, and again. */
 static void writes_to_both_spaces_come_in_order_before_the_exit(void)
 {
-	WITH_CALLBACKS(MOV("a") OUT("\x10") MOV("b") STORE("\x03")
-			       MOV("c") OUT("\x11") MOV("d") OUT("\x20")
-				       MOV("e") STORE("\x04") MOV("f")
-					       OUT("\x12") IN("\x21") HLT);
+	WITH_CALLBACKS(MOV("a") OUT("\x10") MOV("b") STORE("\x03") MOV("c")
+			       OUT("\x11") MOV("d") OUT("\x20") MOV("e")
+				       STORE("\x04") MOV("f") OUT("\x12")
+					       IN("\x21") HLT);
 	CHECK(guest_halts(&guest));
 	CHECK_STRING(heard, "p0am3bp1cw0dm4ep2fr1?");
 	CHECK(!with_vcpu);
@@ -133,9 +133,9 @@ static void queue_that_is_full_becomes_an_exit_in_order(void)
 	struct ckvm_stats stats = { .size = sizeof(stats) };
 	uint64_t exits;
 
-	WITH_CALLBACKS("\xb9\xf4\x01" /* mov $500, %cx */
-		       OUT("\x10") "\x40" /* inc %ax */
-		       "\xe2\xfb"	  /* loop */
+	WITH_CALLBACKS("\xb9\xf4\x01"	      /* mov $500, %cx */
+		       OUT("\x10") "\x40"     /* inc %ax */
+				   "\xe2\xfb" /* loop */
 		       HLT);
 	CHECK(guest_halts(&guest));
 	ckvm_vcpu_stats(guest.vcpu, &stats);
@@ -276,8 +276,8 @@ static void refuses_what_the_kernel_cannot_queue(void)
 {
 	WITH_CALLBACKS(MOV("a") "\xa2\x10\x90" /* mov %al, (0x9010) */
 		       HLT);
-	CHECK(attach(CKVM_MMIO, 0x9000, UINT64_C(1) << 42, CKVM_ANSWER_OPS,
-		     "x", NULL) < 0);
+	CHECK(attach(CKVM_MMIO, 0x9000, UINT64_C(1) << 42, CKVM_ANSWER_OPS, "x",
+		     NULL) < 0);
 	CHECK(attach(CKVM_MMIO, 0x9000, UINT64_MAX - 0x9000, CKVM_ANSWER_OPS,
 		     "x", NULL) < 0);
 	/* And nothing is left of it. */
@@ -316,7 +316,7 @@ static void queue_is_shared_by_the_vcpus(void)
 	struct ckvm_vcpu *second;
 	pthread_t thread;
 
-	WITH_CALLBACKS("\xb9\xe8\x03" /* mov $1000, %cx */
+	WITH_CALLBACKS("\xb9\xe8\x03"	      /* mov $1000, %cx */
 		       OUT("\x40") "\xe2\xfc" /* loop */
 		       HLT);
 	sum = 0;

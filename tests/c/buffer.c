@@ -72,8 +72,8 @@ static void keeps_the_order_of_bytes(void)
 				CHECK(tail - head + length > CAPACITY);
 		} else {
 			got = ckvm_buffer_take(buffer, data, length);
-			CHECK_EQ(got, length < tail - head ? length
-							   : tail - head);
+			CHECK_EQ(got,
+				 length < tail - head ? length : tail - head);
 			CHECK(!memcmp(data, model + head, got));
 			head += got;
 		}

@@ -16,7 +16,8 @@ static int run(void)
 	return ckvm_vcpu_run(guest.vcpu, NULL);
 }
 
-/* A port that tells another thread that the guest is running ---------------- */
+/* A port that tells another thread that the guest is running ----------------
+ */
 
 static atomic_int writes;
 static void (*in_callback)(void);
@@ -57,7 +58,8 @@ static pthread_t start(void *(*body)(void *))
 	return thread;
 }
 
-/* The signal: what comes before the first VM -------------------------------- */
+/* The signal: what comes before the first VM --------------------------------
+ */
 
 static int custom_signal;
 
@@ -260,7 +262,8 @@ static void no_kick_is_ever_lost_on_a_guest_that_spins(void)
 	kick_many_times(2000);
 }
 
-/* Signal handlers ----------------------------------------------------------- */
+/* Signal handlers -----------------------------------------------------------
+ */
 
 static volatile sig_atomic_t alarms;
 
@@ -372,7 +375,7 @@ static void other_signals_never_end_a_run(void)
 	pthread_t thread;
 
 	/* A thousand OUTs, then the end. */
-	WITH_PORT("\xb9\xe8\x03" /* mov $1000, %cx */
+	WITH_PORT("\xb9\xe8\x03"    /* mov $1000, %cx */
 		  OUT_10 "\xe2\xfc" /* loop */
 		  HLT);
 	thread = signal_once_it_runs(only_count);

@@ -101,9 +101,9 @@ static void check_bad(void)
 	CHECK_FAILS(ckvm_vcpu_get_sregs(guest.vcpu, &sregs), EBADF, "closed");
 	CHECK_FAILS(ckvm_vcpu_view(guest.vcpu, CKVM_VIEW_REGS, &view), EBADF,
 		    "closed");
-	CHECK_FAILS(ckvm_vcpu_write_view(guest.vcpu, CKVM_VIEW_REGS, 0, &byte,
-					 1),
-		    EBADF, "closed");
+	CHECK_FAILS(
+		ckvm_vcpu_write_view(guest.vcpu, CKVM_VIEW_REGS, 0, &byte, 1),
+		EBADF, "closed");
 	ckvm_vcpu_kick(guest.vcpu);
 	CHECK(!ckvm_vm_find_vcpu(guest.vm, 0));
 	CHECK(!ckvm_vm_find_range(guest.vm, CKVM_IO, 0x10, 1));
@@ -234,7 +234,8 @@ static void vms_come_and_go_without_a_trace(void)
 	CHECK_EQ(test_count_fds(), fds);
 }
 
-/* From a callback ----------------------------------------------------------- */
+/* From a callback -----------------------------------------------------------
+ */
 
 static void close_vcpu(void)
 {
@@ -327,7 +328,8 @@ static void run_that_is_handed_back_can_be_closed(void)
 	ckvm_close(guest.kvm);
 }
 
-/* From another thread ------------------------------------------------------- */
+/* From another thread -------------------------------------------------------
+ */
 
 static void *run_until_closed(void *vcpu)
 {
@@ -357,16 +359,23 @@ static void vcpu_can_be_closed_while_another_thread_runs_it(void)
 	}
 }
 
+static void close_vm_and_kvm(void)
+{
+	ckvm_vm_close(guest.vm);
+	ckvm_close(guest.kvm);
+}
+
 static void vm_can_be_closed_while_another_thread_runs_it(void)
 {
 	int fds = test_count_fds();
 
-	for (int i = 0; i < 20; i++)
-		start_and(close_all);
+	for (int i = 0; i < 100; i++)
+		start_and(close_vm_and_kvm);
 	CHECK_EQ(test_count_fds(), fds);
 }
 
-/* Ranges that come and go while the guest writes to them -------------------- */
+/* Ranges that come and go while the guest writes to them --------------------
+ */
 
 static atomic_bool enough;
 

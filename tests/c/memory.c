@@ -181,8 +181,7 @@ static void is_accessed_as_a_whole_or_not_at_all(void)
 	CHECK_FAILS(ckvm_vm_write(vm, 0x4ffc, data, 8), EFAULT, "memory");
 	CHECK_FAILS(ckvm_vm_write(vm, 0x1000, data, 0x4001), EFAULT, "memory");
 	CHECK_FAILS(ckvm_vm_fill(vm, 0x4ffc, 0x77, 8), EFAULT, "memory");
-	CHECK_FAILS(ckvm_vm_fill(vm, 0x4ffc, 0x77, SIZE_MAX), EFAULT,
-		    "memory");
+	CHECK_FAILS(ckvm_vm_fill(vm, 0x4ffc, 0x77, SIZE_MAX), EFAULT, "memory");
 	CHECK_EQ(ckvm_vm_read(vm, 0x4ff8, data, 8), 0);
 	CHECK(!memcmp(data, before, 8));
 	ckvm_vm_close(vm);
@@ -243,8 +242,7 @@ static void is_moved_with_its_contents(void)
 	CHECK_EQ(ckvm_memory_move(memory, 0x6000), 0);
 	CHECK_EQ(ckvm_memory_move(memory, 0xa000), 0);
 	CHECK_EQ(ckvm_memory_gpa(memory), 0xa000);
-	CHECK_FAILS(ckvm_vm_read(guest.vm, 0x6000, &byte, 1), EFAULT,
-		    "memory");
+	CHECK_FAILS(ckvm_vm_read(guest.vm, 0x6000, &byte, 1), EFAULT, "memory");
 	CHECK(guest_halts(&guest));
 	CHECK_EQ(guest_rax(&guest), 0x42);
 	guest_close(&guest);
@@ -374,7 +372,6 @@ static void logs_the_pages_the_guest_writes(void)
 
 /* Threads ----------------------------------------------------------------- */
 
-
 /* Adds, fills, moves and removes while somebody else reads and runs. */
 static void *churn(void *opaque)
 {
@@ -422,11 +419,11 @@ static void *churn_and_kick(void *opaque)
 /* Whatever the guest reads there: the memory, or the bus. */
 static void comes_and_goes_while_the_guest_reads_it(void)
 {
-	struct guest guest = GUEST("\x8c\xc8"	      /* mov %cs, %ax */
-				   "\xb8\x00\x10"     /* mov $0x1000, %ax */
-				   "\x8e\xd8"	      /* mov %ax, %ds */
-				   "\xa1\x00\x10"     /* mov (0x1000), %ax */
-				   "\xeb\xfb");	      /* jmp to that */
+	struct guest guest = GUEST("\x8c\xc8"	  /* mov %cs, %ax */
+				   "\xb8\x00\x10" /* mov $0x1000, %ax */
+				   "\x8e\xd8"	  /* mov %ax, %ds */
+				   "\xa1\x00\x10" /* mov (0x1000), %ax */
+				   "\xeb\xfb");	  /* jmp to that */
 	struct ckvm_range_config bus = { .size = sizeof(bus),
 					 .space = CKVM_MMIO,
 					 .first = 0x10000,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Names and numbers: there and back, and none that the kernel has is missing. */
+/* Names and numbers: there and back, and none that the kernel has is missing.
+ */
 #include <ctype.h>
 
 #include "test.h"
@@ -39,8 +40,8 @@ static void round_trip_for_exits(void)
 
 static void do_not_exist_for_nonsense(void)
 {
-	static const char *const names[] = { "",    "nr_vcpu", "NR_VCPUS",
-					     "hlt ", "KVM_EXIT_HLT" };
+	static const char *const names[] = { "", "nr_vcpu", "NR_VCPUS", "hlt ",
+					     "KVM_EXIT_HLT" };
 
 	for (size_t i = 0; i < COUNT(names); i++) {
 		CHECK_EQ(ckvm_cap_number(names[i]), -ENOENT);

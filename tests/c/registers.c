@@ -67,14 +67,13 @@ static const struct kvm_regs *view(struct ckvm_vcpu *vcpu)
 	return data;
 }
 
-#define WRITE_REG(vcpu, name, number)                                        \
-	do {                                                                 \
-		uint64_t value_ = (number);                                  \
-		CHECK_EQ(ckvm_vcpu_write_view(                               \
-				 vcpu, CKVM_VIEW_REGS,                       \
-				 offsetof(struct kvm_regs, name), &value_,   \
-				 8),                                         \
-			 0);                                                 \
+#define WRITE_REG(vcpu, name, number)                                          \
+	do {                                                                   \
+		uint64_t value_ = (number);                                    \
+		CHECK_EQ(ckvm_vcpu_write_view(vcpu, CKVM_VIEW_REGS,            \
+					      offsetof(struct kvm_regs, name), \
+					      &value_, 8),                     \
+			 0);                                                   \
 	} while (0)
 
 /* Views ------------------------------------------------------------------- */
@@ -180,7 +179,9 @@ static void write_during_a_read_keeps_the_answer(void)
 
 static void write_during_an_mmio_read_keeps_the_answer(void)
 {
-	GUEST_WITH("\xa0\x00\x80" "\x43" HLT, write_rbx, NULL);
+	GUEST_WITH("\xa0\x00\x80"
+		   "\x43" HLT,
+		   write_rbx, NULL);
 	CHECK(guest_halts(&guest));
 	CHECK_EQ(regs().rbx, 0x78);
 	CHECK_EQ(regs().rax, 0x42);
@@ -242,8 +243,9 @@ static void get_modify_set(struct ckvm_vcpu *vcpu)
 
 static void get_modify_set_is_safe_in_a_callback(void)
 {
-	GUEST_WITH(IN_10 OUT_10 "\xa0\x00\x80" "\x43" HLT, get_modify_set,
-		   get_modify_set);
+	GUEST_WITH(IN_10 OUT_10 "\xa0\x00\x80"
+				"\x43" HLT,
+		   get_modify_set, get_modify_set);
 	CHECK(guest_halts(&guest));
 	CHECK_EQ(regs().rbx, 0x78);
 	CHECK_EQ(regs().rax, 0x42);
@@ -265,7 +267,7 @@ static void set_ds_base(struct ckvm_vcpu *vcpu)
 static void segments_can_be_set_in_a_callback(void)
 {
 	GUEST_WITH(IN_10 OUT_10 "\xa0\x00\x00" /* mov (0), %al */
-				HLT,
+		   HLT,
 		   set_ds_base, NULL);
 	CHECK(guest_halts(&guest));
 	CHECK_EQ(regs().rax, 0xe4); /* the code's first byte */
@@ -321,7 +323,9 @@ static void string_instruction_goes_on_after_a_write(void)
 
 static void write_between_two_run_once_keeps_the_answer(void)
 {
-	GUEST_WITH("\xa0\x00\x80" "\x43" HLT, NULL, NULL);
+	GUEST_WITH("\xa0\x00\x80"
+		   "\x43" HLT,
+		   NULL, NULL);
 	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), CKVM_EXIT_MMIO_READ);
 	ckvm_vcpu_exit(guest.vcpu)->mmio.data[0] = 0x42;

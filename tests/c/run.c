@@ -49,8 +49,9 @@ static struct device device;
 static int device_read(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
 		       void *data, size_t length)
 {
-	static const uint8_t ones[8] = { 255, 255, 255, 255,
-					 255, 255, 255, 255 };
+	static const uint8_t ones[8] = {
+		255, 255, 255, 255, 255, 255, 255, 255
+	};
 
 	CHECK(opaque == &device);
 	CHECK(!memcmp(data, ones, length));
@@ -195,10 +196,10 @@ static void stop_here(void)
 
 static void stop_acts_after_a_whole_string_instruction(void)
 {
-	WITH_DEVICE("\xba\x10\x00"     /* mov $0x10, %dx */
-		    "\xbf\x00\x30"     /* mov $0x3000, %di */
-		    "\xb9\x05\x00"     /* mov $5, %cx */
-		    "\xf3\x6c"	       /* rep insb */
+	WITH_DEVICE("\xba\x10\x00" /* mov $0x10, %dx */
+		    "\xbf\x00\x30" /* mov $0x3000, %di */
+		    "\xb9\x05\x00" /* mov $5, %cx */
+		    "\xf3\x6c"	   /* rep insb */
 		    HLT);
 	device.in_callback = stop_here;
 	CHECK_EQ(run(), CKVM_STOPPED);
@@ -359,9 +360,9 @@ static void exit_can_be_handled_and_gone_on_from(void)
 
 static void unclaimed_access_is_an_exit_unless_caught(void)
 {
-	static const char code[] = "\xe6\x80"	  /* out %al, $0x80 */
-				   "\xe4\x80"	  /* in $0x80, %al */
-				   HLT;
+	static const char code[] = "\xe6\x80" /* out %al, $0x80 */
+				   "\xe4\x80" /* in $0x80, %al */
+		HLT;
 
 	guest = GUEST(code);
 	CHECK_EQ(run(), CKVM_EXIT);
@@ -388,7 +389,10 @@ static void range_with_a_value_or_a_log_never_leaves_the_loop(void)
 					    .value = 0x1242 };
 	uint8_t data[4] = { 0 };
 
-	guest = GUEST("\xe4\x40" "\xe6\x40" "\xe6\x40" "\xe6\x40" HLT);
+	guest = GUEST("\xe4\x40"
+		      "\xe6\x40"
+		      "\xe6\x40"
+		      "\xe6\x40" HLT);
 	NEED(ckvm_buffer_create(2, &config.log));
 	NEED(ckvm_vm_attach(guest.vm, &config, NULL));
 	CHECK_EQ(run(), CKVM_EXIT); /* full, and so as if nobody were there */
@@ -694,10 +698,10 @@ static void finish_ends_the_instruction_and_no_more(void)
 
 static void finish_waits_for_the_answer(void)
 {
-	WITHOUT_CALLBACKS(IN_10 "\xba\x10\x00"	     /* mov $0x10, %dx */
-				"\xbe\x00\x30"	     /* mov $0x3000, %si */
-				"\xb9\x02\x00"	     /* mov $2, %cx */
-				HLT);
+	WITHOUT_CALLBACKS(IN_10 "\xba\x10\x00" /* mov $0x10, %dx */
+				"\xbe\x00\x30" /* mov $0x3000, %si */
+				"\xb9\x02\x00" /* mov $2, %cx */
+			  HLT);
 	CHECK_EQ(run(), CKVM_ACCESS);
 	CHECK_FAILS(ckvm_vcpu_finish(guest.vcpu), EBUSY, "access");
 	ckvm_vcpu_answer(guest.vcpu, 0x42);

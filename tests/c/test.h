@@ -74,18 +74,18 @@ UNUSED static void test_string(const char *file, int line, const char *what,
 	test_string(__FILE__, __LINE__, #got, (got), (expected))
 
 /* The error and the step that is to blame for it. */
-#define CHECK_FAILS(call, error, step)                                      \
+#define CHECK_FAILS(call, error, step)                                       \
 	(test_equal(__FILE__, __LINE__, #call, (long long)(call), -(error)), \
-	 test_string(__FILE__, __LINE__, "ckvm_errop() after " #call,       \
+	 test_string(__FILE__, __LINE__, "ckvm_errop() after " #call,        \
 		     ckvm_errop(), (step)))
 
 /* For what the rest cannot do without. */
-#define NEED(call)                                                   \
-	do {                                                         \
-		long long need_ = (long long)(call);                 \
-		test_equal(__FILE__, __LINE__, #call, need_, 0);     \
-		if (need_)                                           \
-			exit(1);                                     \
+#define NEED(call)                                               \
+	do {                                                     \
+		long long need_ = (long long)(call);             \
+		test_equal(__FILE__, __LINE__, #call, need_, 0); \
+		if (need_)                                       \
+			exit(1);                                 \
 	} while (0)
 
 /* Promises ---------------------------------------------------------------- */
@@ -116,7 +116,7 @@ UNUSED static void test_run(const char *name, void (*test)(void))
 	test_promise = name;
 	if (!test_is_wanted(name))
 		return;
-	alarm(60);
+	alarm(20);
 	test();
 	alarm(0);
 }
@@ -237,7 +237,8 @@ UNUSED static bool guest_halts(struct guest *guest)
 	       ckvm_vcpu_exit_number(guest->vcpu) == KVM_EXIT_HLT;
 }
 
-/* A kernel that says yes ---------------------------------------------------- */
+/* A kernel that says yes ----------------------------------------------------
+ */
 
 /* For what needs no guest: a VM for which every ioctl succeeds. */
 UNUSED static int fake_ioctl(void *opaque, int fd, unsigned long request,
