@@ -24,7 +24,8 @@ static int not_an_exit(struct ckvm_vcpu *vcpu, int result)
 		vcpu->open = OPEN_NONE;
 		return -EINTR;
 	}
-	if (run->kvm_dirty_regs)
+	/* The registers in the page are refused with this, and nothing else. */
+	if (result == -EINVAL && run->kvm_dirty_regs)
 		return ckvm__refused(vcpu, result);
 	return ckvm__ioctl_failed(KVM_RUN, result);
 }
@@ -169,6 +170,9 @@ dispatched:
 		if (unlikely(end != GO_ON)) {
 			if (end == CKVM_EXIT)
 				vcpu->phase = PHASE_EXIT;
+			/* The VM may have been closed, and its ranges gone. */
+			if (unlikely(vcpu->closed))
+				return ckvm__fail("closed", -EBADF);
 			return end;
 		}
 handled:
@@ -417,6 +421,7 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 		vcpu->finish_depth = 0;
 	}
 	if (vcpu->phase == PHASE_IDLE) {
+		vcpu->run_serial++;
 		vcpu->timeout = vcpu->bound = 0;
 		begin(vcpu);
 	}

@@ -109,9 +109,13 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 	lua->running = L;
 }
 
+static void stop_here(lua_State *L, lua_Debug *unused);
+
 /* Takes our hook away, and gives the coroutine back the one it had. */
 static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
 {
+	if (lua_gethook(L) != stop_here)
+		return;
 	if (lua->displaced.L == L) {
 		lua_sethook(L, lua->displaced.hook, lua->displaced.mask,
 			    lua->displaced.count);
@@ -147,14 +151,16 @@ static void watch(struct ckvm_lua *lua)
 		ckvm_thread_late(NULL, NULL, 0, 0);
 }
 
-static void unlink_frame(struct luackvm_frame *frame)
+static bool unlink_frame(struct luackvm_frame *frame)
 {
 	struct luackvm_frame **at = &frame->lua->frame;
 
 	while (*at && *at != frame)
 		at = &(*at)->outer;
-	if (*at)
-		*at = frame->outer;
+	if (!*at)
+		return false;
+	*at = frame->outer;
+	return true;
 }
 
 void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
@@ -179,8 +185,8 @@ static int end_run(lua_State *L)
 	frame->over = true;
 	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
 		ckvm_vcpu_abandon(vcpu);
-	if (frame->deadline)
-		luackvm_link_frame(frame, 0);
+	if (unlink_frame(frame))
+		watch(frame->lua);
 	if (frame->stopped)
 		put_back_hook(frame->lua, frame->L);
 	return 0;
@@ -258,9 +264,8 @@ static void set_hook(struct ckvm_lua *lua)
 		lua->displaced.count = lua_gethookcount(L);
 		lua->displaced.L = L;
 	}
-	lua_sethook(L, stop_here,
-		    LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT,
-		    1);
+	/* Of C functions none is to be kept from being called: __close. */
+	lua_sethook(L, stop_here, LUA_MASKCOUNT, 1);
 }
 
 static void late(void *opaque)

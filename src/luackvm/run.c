@@ -218,14 +218,17 @@ static void refuse_answer(lua_State *L, const struct ckvm_access *access)
 
 static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
 {
+	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
 	lua_Integer value = 0;
 	int ok = 0;
 
+	if (!access)
+		luaL_error(L, "run abandoned: the access is gone");
 	/* A string that looks like a number is not one. */
 	if (lua_type(L, -1) == LUA_TNUMBER)
 		value = lua_tointegerx(L, -1, &ok);
 	if (!ok)
-		refuse_answer(L, ckvm_vcpu_access(vcpu));
+		refuse_answer(L, access);
 	ckvm_vcpu_answer(vcpu, (uint64_t)value);
 }
 
@@ -334,10 +337,12 @@ static void resumed(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 {
 	const struct luackvm_frame *outer;
 
-	luackvm_link_frame(frame, 0);
+	if (frame) /* finish has none */
+		luackvm_link_frame(frame, 0);
 	outer = luackvm_live_frame(lua);
 	ckvm_vcpu_rest(vcpu, outer ? outer->deadline : 0);
-	luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
+	if (frame)
+		luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
 }
 
 /* A handler has yielded, and its coroutine was resumed until it returned. */
@@ -415,7 +420,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 	end = enter(L, lua, vcpu, limits);
 	frame->serial = ckvm_vcpu_run_serial(vcpu);
 	if (frame->deadline)
-		frame->deadline = ckvm_vcpu_deadline(vcpu);
+		luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
 	return serve(L, lua, vcpu, end, run_returned);
 }
 

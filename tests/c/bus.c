@@ -297,7 +297,7 @@ static void refuses_a_closed_vm(void)
 	ckvm_vm_close(closed);
 	CHECK_FAILS(ckvm_vm_attach_io(closed, 0x20, 1, NULL, NULL, &range),
 		    EBADF, "closed");
-	CHECK(!ckvm__find_port(closed, 0x10));
+	CHECK(!ckvm_vm_find_range(closed, CKVM_IO, 0x10, 1));
 	ckvm_vm_unref(closed);
 	ckvm_range_detach(held);
 	ckvm_range_unref(held);

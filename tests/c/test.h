@@ -116,7 +116,7 @@ UNUSED static void test_run(const char *name, void (*test)(void))
 	test_promise = name;
 	if (!test_is_wanted(name))
 		return;
-	alarm(20);
+	alarm(60);
 	test();
 	alarm(0);
 }
