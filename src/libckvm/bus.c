@@ -395,7 +395,7 @@ static void detach(struct ckvm_vm *vm, struct ckvm_range *range)
 		at = &(*at)->next;
 	*at = range->next;
 
-	if (range->batch)
+	if (range->batch && !vm->closed)
 		set_batch(range, KVM_UNREGISTER_COALESCED_MMIO);
 	if (range->space == CKVM_IO)
 		set_ports(&vm->bus, range, NULL);

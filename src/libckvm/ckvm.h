@@ -292,7 +292,11 @@ CKVM_API int ckvm_vm_attach_mmio(struct ckvm_vm *vm, uint64_t gpa,
 				 uint64_t count, const struct ckvm_ops *ops,
 				 void *opaque, struct ckvm_range **out);
 
-/* Gives the addresses up; a callback that runs meanwhile is let finish. */
+/*
+ * Gives the addresses up; a callback that runs meanwhile on another thread is
+ * let finish, and not waited for: what it uses must live until that vCPU has
+ * left its run, or the VM is closed.
+ */
 CKVM_API void ckvm_range_detach(struct ckvm_range *range);
 CKVM_API struct ckvm_range *ckvm_range_ref(struct ckvm_range *range);
 CKVM_API void ckvm_range_unref(struct ckvm_range *range);
@@ -477,9 +481,10 @@ CKVM_API const struct ckvm_access *ckvm_vcpu_access(struct ckvm_vcpu *vcpu);
 CKVM_API void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value);
 
 /*
- * The page shared with the kernel, borrowed while the vCPU lives: the current
+ * The page shared with the kernel, borrowed while the vCPU is open: the current
  * exit and its payload (section 5), writable where the kernel reads it back.
- * The serial changes with each KVM_RUN.
+ * NULL if the last KVM_RUN brought none, or there was none, or the vCPU is
+ * closed. The serial changes with each KVM_RUN.
  */
 CKVM_API struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu);
 CKVM_API uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu);
@@ -517,7 +522,8 @@ CKVM_API int ckvm_kick_signal(void);
  * Has `late` called, inside the signal handler, when `deadline_ns` passes on
  * this thread while no run is in its loop, and every `period_ns` from then on:
  * for who must stop an answer that takes too long. A run that is handed back
- * leaves its own deadline in force for this. NULL: no more.
+ * leaves its own deadline in force for this. NULL: no more. After the first VM
+ * is created.
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 			       uint64_t deadline_ns, uint64_t period_ns);

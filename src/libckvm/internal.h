@@ -146,13 +146,14 @@ struct ckvm_vcpu {
 	uint64_t accesses[4];	 /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
 
 	bool stop;
-	bool over;	      /* the run was over before it began */
-	bool reblock;	      /* the kick signal, when the run is over */
-	bool finishing;	      /* registers wait for the instruction's end */
-	bool finish_within;   /* ckvm_vcpu_finish, with a run open around it */
-	uint8_t finish_depth; /* and how many others of it */
-	uint8_t stale;	      /* enum ckvm_view to be loaded before use */
-	uint64_t element;     /* of a string access */
+	bool over;	       /* the run was over before it began */
+	bool reblock;	       /* the kick signal, when the run is over */
+	bool finishing;	       /* registers wait for the instruction's end */
+	bool finish_within;    /* ckvm_vcpu_finish, with a run open around it */
+	uint8_t finish_depth;  /* and how many others of it */
+	uint8_t written_views; /* enum ckvm_view with bits in `written` */
+	uint8_t stale;	       /* enum ckvm_view to be loaded before use */
+	uint64_t element;      /* of a string access */
 	struct kvm_coalesced_mmio_ring *ring;
 	struct ckvm_access access;
 	void *access_data; /* where a read's answer goes; NULL: nowhere */

@@ -39,8 +39,6 @@ static uint8_t *view_data(struct ckvm_vcpu *vcpu, const struct view *view)
 
 /* The written bytes ------------------------------------------------------- */
 
-#define WORDS ARRAY_SIZE(((struct ckvm_vcpu *)0)->written)
-
 static bool write_pending(const struct ckvm_vcpu *vcpu)
 {
 	return vcpu->attend & ATTEND_WRITES;
@@ -65,12 +63,15 @@ static inline size_t last_word(size_t offset, size_t length)
 	return (offset + length - 1) / 64;
 }
 
-static void mark(struct ckvm_vcpu *vcpu, size_t offset, size_t length)
+/* The offset is from the view's start. */
+static void mark(struct ckvm_vcpu *vcpu, const struct view *view, size_t offset,
+		 size_t length)
 {
-	size_t last = last_word(offset, length);
+	size_t start = view->offset + offset, last = last_word(start, length);
 
-	for (size_t i = first_word(offset); i <= last; i++)
-		vcpu->written[i] |= span(i, offset, length);
+	for (size_t i = first_word(start); i <= last; i++)
+		vcpu->written[i] |= span(i, start, length);
+	vcpu->written_views |= view->bit;
 	if (!write_pending(vcpu))
 		atomic_fetch_or(&vcpu->attend, ATTEND_WRITES);
 }
@@ -88,8 +89,7 @@ static bool any_written(const struct ckvm_vcpu *vcpu, size_t offset,
 
 static bool view_written(const struct ckvm_vcpu *vcpu, const struct view *view)
 {
-	return write_pending(vcpu) &&
-	       any_written(vcpu, view->offset, view->size);
+	return vcpu->written_views & view->bit;
 }
 
 /* Where the bit for a byte is set: eight bytes at a time, where all are. */
@@ -114,13 +114,13 @@ static void copy_written(const struct ckvm_vcpu *vcpu, struct kvm_sync_regs *to,
 static void forget(struct ckvm_vcpu *vcpu, const struct view *view)
 {
 	size_t last = last_word(view->offset, view->size);
-	uint64_t rest = 0;
 
+	if (!view_written(vcpu, view))
+		return;
 	for (size_t i = first_word(view->offset); i <= last; i++)
 		vcpu->written[i] &= ~span(i, view->offset, view->size);
-	for (size_t i = 0; i < WORDS; i++)
-		rest |= vcpu->written[i];
-	if (!rest && write_pending(vcpu))
+	vcpu->written_views &= ~view->bit;
+	if (!vcpu->written_views)
 		atomic_fetch_and(&vcpu->attend, ~ATTEND_WRITES);
 }
 
@@ -278,7 +278,7 @@ int ckvm_vcpu_write_view(struct ckvm_vcpu *vcpu, enum ckvm_view bit,
 	if (error || !length)
 		return error;
 	memcpy(view_data(vcpu, view) + offset, value, length);
-	mark(vcpu, view->offset + offset, length);
+	mark(vcpu, view, offset, length);
 	return 0;
 }
 
@@ -309,7 +309,7 @@ static void write_differences(struct ckvm_vcpu *vcpu, const struct view *view,
 		if (!memcmp(data + i, value + i, 8))
 			continue;
 		memcpy(data + i, value + i, 8);
-		mark(vcpu, view->offset + i, 8);
+		mark(vcpu, view, i, 8);
 	}
 }
 

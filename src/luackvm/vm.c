@@ -54,15 +54,18 @@ static void end(void *object)
 	ckvm_vm_close(object);
 }
 
-/* What belongs to it first: their boxes must not outlive their objects. */
+/* Its children end with it, all in one: their boxes only forget them. */
 static int close_vm(lua_State *L)
 {
 	struct luackvm_box *box = lua_touserdata(L, 1);
 
 	if (!box->object || lua_getiuservalue(L, 1, VM_CHILDREN) != LUA_TTABLE)
 		return 0;
-	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1))
-		luackvm_release(lua_touserdata(L, -2));
+	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+		struct luackvm_box *child = lua_touserdata(L, -2);
+
+		child->object = NULL;
+	}
 	luackvm_release(box);
 	/* Handlers are let go of; a run that goes on will find it closed. */
 	lua_newtable(L);
