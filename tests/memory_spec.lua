@@ -40,7 +40,7 @@ describe("vm:add_memory", function()
 
   local function refused(options)
     support.collect()
-    local before = support.count_fds()
+    local before = support.settled_fds()
     local err = error_of(vm.add_memory, vm, options)
     assert.equal(before, support.count_fds())
     return err

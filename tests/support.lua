@@ -103,4 +103,10 @@ function support.collect()
   for _ = 1, 4 do collectgarbage() end
 end
 
+-- The same, with nothing left of earlier tests that a collection might close in between.
+function support.settled_fds()
+  support.collect()
+  return support.count_fds()
+end
+
 return support

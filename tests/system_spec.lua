@@ -92,7 +92,7 @@ describe("ckvm.open", function()
   end)
 
   it("leaves no descriptor behind when it fails", function()
-    local before = support.count_fds()
+    local before = support.settled_fds()
     for _ = 1, 20 do
       error_of(ckvm.open, "/dev/null")
       error_of(ckvm.open, "/dev/no-such-kvm")
@@ -269,7 +269,7 @@ describe("close", function()
 
   it("may come in any order, and twice", function()
     local names = { "kvm", "vm", "vcpu", "ram", "range" }
-    local before = support.count_fds()
+    local before = support.settled_fds()
     permute(names, #names, function(order)
       local made = objects()
       for _, name in ipairs(order) do
@@ -297,7 +297,7 @@ describe("close", function()
   end)
 
   it("comes with <close>, in an error, too", function()
-    local before = support.count_fds()
+    local before = support.settled_fds()
     local kept
     pcall(function()
       local kvm <close> = ckvm.open()
@@ -312,7 +312,7 @@ describe("close", function()
 
   it("comes with the collector", function()
     support.collect()
-    local before = support.count_fds()
+    local before = support.settled_fds()
     for _ = 1, 10 do objects() end
     support.collect()
     assert.equal(before, support.count_fds())

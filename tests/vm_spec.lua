@@ -173,7 +173,7 @@ describe("the collector", function()
   before_each(function()
     support.need_kvm()
     support.collect()
-    before = support.count_fds()
+    before = support.settled_fds()
   end)
 
   local function gone(weak)
@@ -323,7 +323,7 @@ describe("200 VMs, created and closed,", function()
       return count
     end
     local kvm <close> = ckvm.open()
-    local fds, maps = support.count_fds(), mappings()
+    local fds, maps = support.settled_fds(), mappings()
     for i = 1, 200 do
       local vm = kvm:create_vm()
       vm:add_memory { gpa = 0, size = 0x10000, log_dirty = true, shared = i % 2 == 0 }
@@ -338,7 +338,7 @@ describe("200 VMs, created and closed,", function()
 
   it("leave none, though each create but the first of its kind was refused", function()
     local kvm <close> = ckvm.open()
-    local fds = support.count_fds()
+    local fds = support.settled_fds()
     for _ = 1, 200 do
       local vm <close> = kvm:create_vm()
       vm:create_vcpu(0)
