@@ -138,28 +138,27 @@ static int collect_object(lua_State *L)
 	return 0;
 }
 
-/* Upvalues of __index. */
-enum { UP_TYPE = 1, UP_METHODS, UP_PROPERTIES };
+/* Upvalues of __index: the type, and its methods and properties by name. */
+enum { UP_TYPE = 1, UP_MEMBERS };
 
-/* Methods first, then properties; a typo does not pass as nil. */
+/* A typo does not pass as nil. */
 static int index_object(lua_State *L)
 {
 	const struct luackvm_property *property;
 	const struct luackvm_type *type;
 	struct luackvm_box *box;
+	int found;
 
 	lua_pushvalue(L, 2);
-	if (lua_rawget(L, lua_upvalueindex(UP_METHODS)) != LUA_TNIL)
+	found = lua_rawget(L, lua_upvalueindex(UP_MEMBERS));
+	if (found == LUA_TFUNCTION)
 		return 1;
-	lua_pushvalue(L, 2);
-	lua_rawget(L, lua_upvalueindex(UP_PROPERTIES));
 	property = lua_touserdata(L, -1);
 	type = lua_touserdata(L, lua_upvalueindex(UP_TYPE));
-	if (!property)
+	if (found != LUA_TLIGHTUSERDATA)
 		return luaL_error(L, "%s has no method or field '%s'",
 				  type->name, luaL_tolstring(L, 2, NULL));
-	/* A box has its type in it: that is quicker to look at than metatables.
-	 */
+	/* The type in a box is quicker to look at than its metatable. */
 	box = lua_touserdata(L, 1);
 	if (!box || lua_rawlen(L, 1) != sizeof(*box) || box->type != type)
 		return luaL_typeerror(L, 1, type->name);
@@ -188,19 +187,17 @@ static int describe(lua_State *L)
 	return 1;
 }
 
-static void push_methods(lua_State *L, const luaL_Reg *list)
+static void push_members(lua_State *L, const struct luackvm_type *type)
 {
-	lua_newtable(L);
-	if (list)
-		luaL_setfuncs(L, list, 0);
-}
+	const struct luackvm_property *property;
 
-static void push_properties(lua_State *L, const struct luackvm_property *list)
-{
 	lua_newtable(L);
-	for (; list && list->name; list++) {
-		lua_pushlightuserdata(L, (void *)(uintptr_t)list);
-		lua_setfield(L, -2, list->name);
+	if (type->methods)
+		luaL_setfuncs(L, type->methods, 0);
+	for (property = type->properties; property && property->name;
+	     property++) {
+		lua_pushlightuserdata(L, (void *)(uintptr_t)property);
+		lua_setfield(L, -2, property->name);
 	}
 }
 
@@ -217,10 +214,9 @@ void luackvm_register_type(lua_State *L, const struct luackvm_type *type)
 	lua_createtable(L, 0, 8); /* the metatable */
 
 	lua_pushlightuserdata(L, (void *)(uintptr_t)type);
-	push_methods(L, type->methods);
+	push_members(L, type);
 	set_closure(L, "close", close_object, type);
-	push_properties(L, type->properties);
-	lua_pushcclosure(L, index_object, 3);
+	lua_pushcclosure(L, index_object, 2);
 	lua_setfield(L, -2, "__index");
 
 	set_closure(L, "__newindex", refuse_field, type);
