@@ -4,7 +4,7 @@
 local ckvm = require "ckvm"
 local support = require "support"
 
-local real_mode, error_of, contains = support.real_mode, support.error_of, support.contains
+local error_of, contains = support.error_of, support.contains
 
 local IN <const> = "\xe4\x10"              -- in $0x10, %al
 local INW <const> = "\xe5\x10"             -- in $0x10, %ax
@@ -18,16 +18,10 @@ local INC <const> = "\xfe\xc0"             -- inc %al
 local HLT <const> = "\xf4"                 -- hlt
 local SPIN <const> = "\xeb\xfe"            -- jmp .
 
-local LIMITS <const> = { timeout = 20 } -- so that no mistake hangs the suite
 
 local function nothing() end
 
--- A guest whose addresses from 0x8000 on have no memory behind them.
-local function guest(code, options)
-  options = options or {}
-  options.size = 0x8000
-  return real_mode(code, options)
-end
+local guest, LIMITS = support.guest, support.LIMITS
 
 -- A handler that notes its arguments in the list, and answers `answer`.
 local function noter(list, answer)

@@ -3,7 +3,7 @@
 
 local support = require "support"
 
-local real_mode, error_of, contains = support.real_mode, support.error_of, support.contains
+local error_of, contains = support.error_of, support.contains
 
 local IN <const> = "\xe4\x10"              -- in $0x10, %al
 local OUT <const> = "\xe6\x10"             -- out %al, $0x10
@@ -24,16 +24,10 @@ local REP_OUTSB <const> = "\xbe\x00\x20"   -- mov $0x2000, %si
   .. "\xb9\x06\x00"                        -- mov $6, %cx
   .. "\xf3\x6e"                            -- rep outsb
 
-local LIMITS <const> = { timeout = 20 } -- so that no mistake hangs the suite
 
 local function nothing() end
 
--- A guest whose addresses from 0x8000 on have no memory behind them.
-local function guest(code, options)
-  options = options or {}
-  options.size = 0x8000
-  return real_mode(code, options)
-end
+local guest, LIMITS = support.guest, support.LIMITS
 
 -- All that the guests here touch, answered by these two.
 local function attach(vm, read, write)

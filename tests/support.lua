@@ -35,6 +35,16 @@ function support.real_mode(code, options)
   return kvm, vm, vcpu, ram
 end
 
+-- For runs that end by themselves, so that no mistake hangs the suite.
+support.LIMITS = { timeout = 20 }
+
+-- A guest whose addresses from 0x8000 on have no memory behind them.
+function support.guest(code, options)
+  options = options or {}
+  options.size = 0x8000
+  return support.real_mode(code, options)
+end
+
 -- What fn(...) raises: a string, or an error object.
 function support.error_of(fn, ...)
   local raised = table.pack(pcall(fn, ...))

@@ -260,31 +260,6 @@ static struct ckvm_vcpu *view_vcpu(lua_State *L)
 	return view->vcpu->held;
 }
 
-static int push_field(lua_State *L, const struct kvm_run *run,
-		      const struct luackvm_field *field)
-{
-	uint8_t data[16 * 8];
-
-	if (field->count) /* making a table may collect, and close the vCPU */
-		memcpy(data, (const uint8_t *)run + field->offset,
-		       (size_t)field->size * field->count);
-	else
-		memcpy(data, (const uint8_t *)run + field->offset, field->size);
-	if (!field->count) {
-		lua_pushinteger(L,
-				(lua_Integer)luackvm_load(data, field->size));
-		return 1;
-	}
-	lua_createtable(L, field->count, 0);
-	for (int i = 0; i < field->count; i++) {
-		lua_pushinteger(
-			L, (lua_Integer)luackvm_load(data + i * field->size,
-						     field->size));
-		lua_rawseti(L, -2, i + 1);
-	}
-	return 1;
-}
-
 static int index_exit(lua_State *L)
 {
 	struct kvm_run *run = check_exit(L);
@@ -300,8 +275,10 @@ static int index_exit(lua_State *L)
 	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
 		return push_data(L, data, size, count);
 	field = find_field(run, name);
-	if (field)
-		return push_field(L, run, field);
+	if (field) {
+		luackvm_push_field(L, field, (uint8_t *)run + field->offset);
+		return 1;
+	}
 	luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
 	return luaL_error(L, "exit %s has no field '%s'", lua_tostring(L, -1),
 			  name);

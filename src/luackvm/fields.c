@@ -23,18 +23,11 @@ uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 			     size_t size)
 {
 	lua_Integer value;
-	int ok = 0;
 
 	/* A flag of the kernel's is a byte; true and false read better. */
 	if (size == 1 && lua_isboolean(L, index))
 		return (uint64_t)lua_toboolean(L, index);
-	if (lua_type(L, index) != LUA_TNUMBER)
-		luaL_error(L, "%s: integer expected, got %s", name,
-			   luaL_typename(L, index));
-	value = lua_tointegerx(L, index, &ok);
-	if (!ok)
-		luaL_error(L, "%s: %s is not a 64-bit integer", name,
-			   lua_tostring(L, index));
+	value = luackvm_to_integer(L, index, name);
 	if (size < 8 && (uint64_t)value >> 8 * size)
 		luaL_error(L, "%s: %I does not fit in %d bits", name, value,
 			   (int)size * 8);
@@ -43,9 +36,17 @@ uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 
 /* To a table -------------------------------------------------------------- */
 
-static void push_array(lua_State *L, const struct luackvm_field *field,
-		       const uint8_t *data)
+void luackvm_push_field(lua_State *L, const struct luackvm_field *field,
+			const void *at)
 {
+	uint8_t data[LUACKVM_MAX_ARRAY];
+
+	if (!field->count) {
+		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
+		return;
+	}
+	/* Making a table may collect, and what is collected close the vCPU. */
+	memcpy(data, at, (size_t)field->size * field->count);
 	lua_createtable(L, field->count, 0);
 	for (int i = 0; i < field->count; i++) {
 		lua_pushinteger(
@@ -67,11 +68,8 @@ void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
 
 		if (field->sub)
 			luackvm_push_struct(L, field->sub, at);
-		else if (field->count)
-			push_array(L, field, at);
 		else
-			lua_pushinteger(
-				L, (lua_Integer)luackvm_load(at, field->size));
+			luackvm_push_field(L, field, at);
 		lua_setfield(L, -2, field->name);
 	}
 }

@@ -190,6 +190,12 @@ uint64_t luackvm_address(lua_State *L, int table, const char *key);
 /* Seconds as nanoseconds, not negative. */
 uint64_t luackvm_seconds(lua_State *L, int table, const char *key);
 
+/*
+ * The integer at index, or a float that is one; strings are not numbers here.
+ * Raises with the name.
+ */
+lua_Integer luackvm_to_integer(lua_State *L, int index, const char *name);
+
 /* "0x1000": pushed, and returned. lua_pushfstring has no such format. */
 const char *luackvm_hex(lua_State *L, uint64_t value);
 
@@ -234,6 +240,12 @@ struct luackvm_struct {
 /* structs_x86.c */
 extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
 	luackvm_kvm_vcpu_events;
+
+#define LUACKVM_MAX_ARRAY 256 /* bytes of the largest array in a struct */
+
+/* Pushes a scalar or an array of them. */
+void luackvm_push_field(lua_State *L, const struct luackvm_field *field,
+			const void *at);
 
 void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
 			 const void *data);

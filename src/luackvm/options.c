@@ -81,8 +81,7 @@ bool luackvm_flag(lua_State *L, int table, const char *key)
 	return on;
 }
 
-/* An integer, or a float that is one. Strings are not numbers here. */
-static lua_Integer to_integer(lua_State *L, int index, const char *key)
+lua_Integer luackvm_to_integer(lua_State *L, int index, const char *key)
 {
 	int ok = 0;
 	lua_Integer value = 0;
@@ -103,7 +102,7 @@ lua_Integer luackvm_integer(lua_State *L, int table, const char *key,
 	lua_Integer value;
 
 	luackvm_get(L, table, key);
-	value = to_integer(L, -1, key);
+	value = luackvm_to_integer(L, -1, key);
 	lua_pop(L, 1);
 	if (value < low || value > high)
 		luaL_error(L, "%s: %I is not between %I and %I", key, value,
@@ -116,7 +115,7 @@ uint64_t luackvm_address(lua_State *L, int table, const char *key)
 	lua_Integer value;
 
 	luackvm_get(L, table, key);
-	value = to_integer(L, -1, key);
+	value = luackvm_to_integer(L, -1, key);
 	lua_pop(L, 1);
 	return (uint64_t)value;
 }

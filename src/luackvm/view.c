@@ -91,25 +91,10 @@ static int index_view(lua_State *L)
 {
 	const struct view *view = check_view(L);
 	const struct luackvm_field *field = check_field(L, view);
-	const uint8_t *at;
-	uint8_t data[256];
 
 	if (field->sub)
 		return push_part(L, view, field);
-	at = view_data(L, view) + field->offset;
-	if (!field->count) {
-		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
-		return 1;
-	}
-	/* Making a table may collect, and close the vCPU. */
-	memcpy(data, at, (size_t)field->size * field->count);
-	lua_createtable(L, field->count, 0);
-	for (int i = 0; i < field->count; i++) {
-		lua_pushinteger(
-			L, (lua_Integer)luackvm_load(data + i * field->size,
-						     field->size));
-		lua_rawseti(L, -2, i + 1);
-	}
+	luackvm_push_field(L, field, view_data(L, view) + field->offset);
 	return 1;
 }
 
@@ -140,7 +125,7 @@ static void assign_table(lua_State *L, const struct view *view,
 {
 	struct luackvm_field fields[] = { *field, { .name = NULL } };
 	struct luackvm_struct def = { view->def->name, 0, fields, 0 };
-	uint8_t data[256];
+	uint8_t data[LUACKVM_MAX_ARRAY];
 
 	luaL_argcheck(L,
 		      (size_t)field->size * (field->count + !field->count) <=
