@@ -181,3 +181,14 @@ end
 print("done")]])
   end)
 end)
+
+describe("an object that a finalizer makes while the state is closed", function()
+  it("leaves nothing behind", function()
+    survives [[
+      setmetatable({}, { __gc = function()
+        guest()
+        print("done")
+      end })
+      os.exit(true, true)]]
+  end)
+end)

@@ -597,6 +597,26 @@ describe("vcpu:run_once", function()
     contains("vCPU is closed", error_of(vcpu.run_once, vcpu))
   end)
 
+  it("refuses an option that it does not have", function()
+    local vcpu = quiet(HLT)
+    contains("run_once: unknown option 'exits'", error_of(vcpu.run_once, vcpu, { exits = 1 }))
+  end)
+
+  it("ends a guest that never exits when its timeout has passed", function()
+    local vcpu = quiet(SPIN)
+    assert.equal("timeout", vcpu:run_once { timeout = 0 })
+    assert.equal("timeout", vcpu:run_once { timeout = 0.01 })
+    assert.is_nil(vcpu.exit)
+  end)
+
+  it("ends at the deadline of a run around it", function()
+    local inner, why = quiet(SPIN), nil
+    local _, vm, vcpu = guest(OUT .. HLT)
+    vm:attach_io { port = 0x10, write = function() why = inner:run_once() end }
+    assert.equal("timeout", (vcpu:run { timeout = 0.1 }))
+    assert.equal("timeout", why)
+  end)
+
   it("returns the exit and dispatches nothing", function()
     local _, vm, vcpu = guest(OUT .. IN .. STORE .. LOAD .. HLT)
     local function never() error("dispatched") end

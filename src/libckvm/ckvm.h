@@ -445,12 +445,14 @@ CKVM_API uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu);
 CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
 
 /*
- * Exactly one KVM_RUN, nothing dispatched: 0 with ckvm_vcpu_exit(), or -EINTR
- * when kicked or interrupted by a signal. If registers were written while an
- * access was open, that access is finished first, and an exit that this brings
- * is the one returned.
+ * Exactly one KVM_RUN, nothing dispatched: 0 with ckvm_vcpu_exit(), -EINTR when
+ * kicked (ckvm_errop() "kick") or interrupted by a signal, -ETIME when the
+ * timeout or deadline of limits passes (NULL: none; exits do not count). If
+ * registers were written while an access was open, that access is finished
+ * first, and an exit that this brings is the one returned.
  */
-CKVM_API int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu);
+CKVM_API int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu,
+				const struct ckvm_limits *limits);
 
 /*
  * Finishes the instruction whose access is open, without running the guest any

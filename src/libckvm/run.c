@@ -342,18 +342,26 @@ static void set_deadline(struct ckvm_vcpu *vcpu,
 	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
 }
 
+static struct ckvm_limits copy_limits(const struct ckvm_limits *limits)
+{
+	struct ckvm_limits copy = { 0 };
+
+	if (limits)
+		memcpy(&copy, limits,
+		       limits->size < sizeof(copy) ? limits->size
+						   : sizeof(copy));
+	return copy;
+}
+
 int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 {
-	struct ckvm_limits lim = { 0 };
+	struct ckvm_limits lim = copy_limits(limits);
 	int error = ckvm__vcpu_check(vcpu);
 
 	if (error)
 		return error;
 	if (atomic_load(&vcpu->runner))
 		return ckvm__fail("running", -EBUSY);
-	if (limits)
-		memcpy(&lim, limits,
-		       limits->size < sizeof(lim) ? limits->size : sizeof(lim));
 	abandon(vcpu);
 	vcpu->run_serial++;
 	vcpu->stop = false;
@@ -443,11 +451,14 @@ static int once(struct ckvm_vcpu *vcpu)
 		ckvm__begin_exit(vcpu);
 		ckvm__count_exit(vcpu);
 	}
-	return end == CKVM_KICKED ? ckvm__fail("kick", -EINTR) : end;
+	if (end == CKVM_KICKED)
+		return ckvm__fail("kick", -EINTR);
+	return end == CKVM_TIMEOUT ? ckvm__fail("timeout", -ETIME) : end;
 }
 
-int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
+int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 {
+	struct ckvm_limits lim = copy_limits(limits);
 	int error = ckvm__vcpu_check(vcpu);
 
 	if (error)
@@ -458,8 +469,10 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu)
 	vcpu->run_serial++;
 	vcpu->over = vcpu->stop = false;
 	vcpu->left = UINT64_MAX;
-	vcpu->timeout = vcpu->bound = 0;
+	set_deadline(vcpu, &lim);
 	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;
+	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
+		return ckvm__fail("timeout", -ETIME);
 	begin(vcpu);
 	error = run(vcpu, once, ckvm__ticks());
 	abandon(vcpu);

@@ -125,17 +125,32 @@ static int close_object(lua_State *L)
 	return 0;
 }
 
-static int collect_object(lua_State *L)
+static void let_go(struct luackvm_box *box)
 {
-	struct luackvm_box *box = lua_touserdata(L, 1);
-	void *held;
+	void *held = box->held;
 
-	close_object(L);
-	held = box->held;
 	box->held = NULL;
 	if (held)
 		box->type->unref(held);
+}
+
+static int collect_object(lua_State *L)
+{
+	close_object(L);
+	let_go(lua_touserdata(L, 1));
 	return 0;
+}
+
+void luackvm_close_all(lua_State *L)
+{
+	push_objects(L);
+	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+		struct luackvm_box *box = lua_touserdata(L, -1);
+
+		luackvm_release(box);
+		let_go(box);
+	}
+	lua_pop(L, 1);
 }
 
 /* Upvalues of __index: the type, and its methods and properties by name. */

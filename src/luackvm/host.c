@@ -38,7 +38,7 @@ void ckvm_lua_unlock(struct ckvm_lua *lua)
 
 /* The state --------------------------------------------------------------- */
 
-static uint64_t now(void)
+uint64_t luackvm_now(void)
 {
 	struct timespec ts;
 
@@ -46,10 +46,10 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* The timer must not find a state that is gone. */
+/* The last finalizer, being the first. The timer must not find what is gone. */
 static int forget_state(lua_State *L)
 {
-	(void)L;
+	luackvm_close_all(L);
 	ckvm_thread_late(NULL, NULL, 0, 0);
 	return 0;
 }
@@ -241,7 +241,7 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 	(void)unused;
 	luackvm_check_interrupt(L, lua);
 	frame = luackvm_live_frame(lua);
-	if (!frame || now() - frame->grace < frame->deadline) {
+	if (!frame || luackvm_now() - frame->grace < frame->deadline) {
 		put_back_hook(lua, L);
 		if (!frame) /* its run is suspended */
 			ckvm_thread_late(NULL, NULL, 0, 0);
@@ -251,7 +251,7 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 		put_back_hook(lua, L);
 	frame->stopped = true;
 	luaL_error(L, "handler still running %f s after the deadline",
-		   (double)(now() - frame->deadline) / 1e9);
+		   (double)(luackvm_now() - frame->deadline) / 1e9);
 }
 
 static void set_hook(struct ckvm_lua *lua)

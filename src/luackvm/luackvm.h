@@ -51,6 +51,8 @@ struct ckvm_lua {
 /* The binding's state; creates it on first use. Raises for want of memory. */
 struct ckvm_lua *luackvm_state(lua_State *L);
 
+uint64_t luackvm_now(void); /* CLOCK_MONOTONIC, ns */
+
 /* L runs now: where it is not known from a coroutine function of ours. */
 void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
 
@@ -151,6 +153,12 @@ struct luackvm_box *luackvm_test(lua_State *L, int index,
 
 /* Closes it, if it is not yet; runs no Lua. */
 void luackvm_release(struct luackvm_box *box);
+
+/*
+ * What finalizers have made while the state was being closed: Lua gives these
+ * objects no finalizer of their own.
+ */
+void luackvm_close_all(lua_State *L);
 
 /* error.c ----------------------------------------------------------------- */
 

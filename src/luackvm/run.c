@@ -40,12 +40,14 @@ static struct ckvm_lua *lua_of(lua_State *L)
 }
 
 /*
- * Into the guest: the one place where the lock is given up. Another thread may
- * run Lua meanwhile, and frames of its own.
+ * Into the guest, to begin a run or to go on with one: the one place where the
+ * lock is given up. Another thread may run Lua meanwhile, and frames of its
+ * own.
  */
-static inline int enter(lua_State *L, struct ckvm_lua *lua,
-			struct ckvm_vcpu *vcpu,
-			const struct ckvm_limits *limits)
+static inline int
+enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
+      const struct ckvm_limits *limits,
+      int (*begin)(struct ckvm_vcpu *, const struct ckvm_limits *))
 {
 	struct luackvm_frame *frame = NULL;
 	int end;
@@ -56,8 +58,7 @@ static inline int enter(lua_State *L, struct ckvm_lua *lua,
 	}
 	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
 	luackvm_unlock(lua);
-	end = unlikely(limits) ? ckvm_vcpu_run(vcpu, limits)
-			       : ckvm_vcpu_continue(vcpu);
+	end = unlikely(begin) ? begin(vcpu, limits) : ckvm_vcpu_continue(vcpu);
 	luackvm_lock(lua);
 	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
 	atomic_store_explicit(&lua->running, L, memory_order_relaxed);
@@ -310,7 +311,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	for (;;) {
 		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
-			end = enter(L, lua, vcpu, NULL);
+			end = enter(L, lua, vcpu, NULL, NULL);
 			continue;
 		}
 		if (!push_call(L, vcpu, end, &args, &call))
@@ -326,7 +327,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 				return CKVM_EXIT;
 			lua_settop(L, FRAME);
 		}
-		end = enter(L, lua, vcpu, NULL);
+		end = enter(L, lua, vcpu, NULL, NULL);
 	}
 	return end < 0 ? luackvm_fail(L, end, NULL) : end;
 }
@@ -360,7 +361,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 	    !take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;
 	lua_settop(L, FRAME);
-	return serve(L, lua, vcpu, enter(L, lua, vcpu, NULL), returned);
+	return serve(L, lua, vcpu, enter(L, lua, vcpu, NULL, NULL), returned);
 }
 
 /* Starting ---------------------------------------------------------------- */
@@ -417,7 +418,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 	frame->grace = choose_grace(limits);
 	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE))
 		luackvm_link_frame(frame, UINT64_MAX); /* not yet known */
-	end = enter(L, lua, vcpu, limits);
+	end = enter(L, lua, vcpu, limits, ckvm_vcpu_run);
 	frame->serial = ckvm_vcpu_run_serial(vcpu);
 	if (frame->deadline)
 		luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
@@ -487,23 +488,41 @@ int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
 
 /* Beside run -------------------------------------------------------------- */
 
-/* vcpu:run_once(): the exit's name, or "kicked". */
+/* The options of run_once, with a deadline: a signal may have it begin anew. */
+static void read_once_limits(lua_State *L, struct ckvm_lua *lua,
+			     struct ckvm_limits *limits)
+{
+	static const char *const keys[] = { "timeout", NULL };
+	uint64_t timeout;
+
+	if (!lua_isnoneornil(L, 2)) {
+		luackvm_check_keys(L, 2, "run_once", keys);
+		if (luackvm_has(L, 2, "timeout")) {
+			timeout = luackvm_seconds(L, 2, "timeout");
+			limits->flags = CKVM_LIMIT_DEADLINE;
+			limits->deadline_ns = luackvm_now() + timeout;
+		}
+	}
+	inherit_deadline(lua, limits);
+}
+
+/* vcpu:run_once{ timeout = }: the exit's name, "kicked" or "timeout". */
 int luackvm_run_once(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
+	struct ckvm_limits limits = { .size = sizeof(limits) };
 	struct ckvm_lua *lua = lua_of(L);
 	int error;
 
+	read_once_limits(L, lua, &limits);
 	do {
 		luackvm_check_interrupt(L, lua);
-		atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
-		luackvm_unlock(lua);
-		error = ckvm_vcpu_run_once(vcpu);
-		luackvm_lock(lua);
-		atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
+		error = enter(L, lua, vcpu, &limits, ckvm_vcpu_run_once);
 	} while (error == -EINTR && strcmp(ckvm_errop(), "kick"));
 	if (error == -EINTR)
 		lua_pushliteral(L, "kicked");
+	else if (error == -ETIME)
+		lua_pushliteral(L, "timeout");
 	else if (error)
 		return luackvm_fail(L, error, NULL);
 	else

@@ -92,7 +92,7 @@ static void check_bad(void)
 	CHECK_FAILS(ckvm_memory_move(guest.memory, 0x100000), EBADF, "closed");
 	CHECK_FAILS(ckvm_memory_dirty(guest.memory, NULL, 0), EBADF, "closed");
 	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, NULL), EBADF, "closed");
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EBADF, "closed");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EBADF, "closed");
 	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), EBADF, "closed");
 	CHECK_FAILS(ckvm_vcpu_finish(guest.vcpu), EBADF, "closed");
 	CHECK_FAILS(ckvm_vcpu_stop(guest.vcpu), EBADF, "closed");
@@ -472,7 +472,7 @@ static int call_everything(void)
 	CHECK_FAILS(ckvm_memory_move(guest.memory, 0x100000), EIO, "fork");
 	CHECK_FAILS(ckvm_memory_dirty(guest.memory, bitmap, 1), EIO, "fork");
 	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, NULL), EIO, "fork");
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EIO, "fork");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EIO, "fork");
 	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), EIO, "fork");
 	CHECK_FAILS(ckvm_vcpu_finish(guest.vcpu), EIO, "fork");
 	CHECK_FAILS(ckvm_vcpu_stop(guest.vcpu), EIO, "fork");

@@ -326,11 +326,11 @@ static void write_between_two_run_once_keeps_the_answer(void)
 	GUEST_WITH("\xa0\x00\x80"
 		   "\x43" HLT,
 		   NULL, NULL);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), CKVM_EXIT_MMIO_READ);
 	ckvm_vcpu_exit(guest.vcpu)->mmio.data[0] = 0x42;
 	WRITE_REG(guest.vcpu, rbx, 0x77);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), KVM_EXIT_HLT);
 	CHECK_EQ(regs().rax, 0x42);
 	CHECK_EQ(regs().rbx, 0x78);
@@ -438,7 +438,8 @@ static void refused_view_fails_run_once(void)
 {
 	GUEST_WITH("\x43" HLT, NULL, NULL);
 	spoil_view(guest.vcpu);
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EINVAL, "KVM_SET_SREGS");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EINVAL,
+		    "KVM_SET_SREGS");
 	check_kernels_state(GUEST_BASE);
 }
 

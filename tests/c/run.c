@@ -212,7 +212,7 @@ static void *use_from_another_thread(void *unused)
 	struct kvm_regs regs;
 
 	CHECK_FAILS(run(), EBUSY, "running");
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EBUSY, "running");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EBUSY, "running");
 	CHECK_FAILS(ckvm_vcpu_get_regs(guest.vcpu, &regs), EBUSY, "running");
 	return NULL;
 }
@@ -222,7 +222,7 @@ static void run_it_again(void)
 	pthread_t thread;
 
 	CHECK_FAILS(run(), EBUSY, "running");
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EBUSY, "running");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EBUSY, "running");
 	CHECK_FAILS(ckvm_vcpu_finish(guest.vcpu), EBUSY, "access");
 	NEED(pthread_create(&thread, NULL, use_from_another_thread, NULL));
 	pthread_join(thread, NULL);
@@ -342,7 +342,7 @@ static void continue_without_a_run_has_nothing_to_go_on_with(void)
 	CHECK_FAILS(ckvm_vcpu_stop(guest.vcpu), ESRCH, "run");
 	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &none), CKVM_EXITS);
 	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), ESRCH, "run");
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), ESRCH, "run");
 	halts();
 }
@@ -772,12 +772,12 @@ static void finish_keeps_a_deadline(void)
 static void run_once_dispatches_nothing(void)
 {
 	WITH_DEVICE(OUT_10 IN_10 HLT);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), CKVM_EXIT_IO_OUT);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), CKVM_EXIT_IO_IN);
 	CHECK_EQ(ckvm_vcpu_exit(guest.vcpu)->io.port, 0x10);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), KVM_EXIT_HLT);
 	CHECK_EQ(device.reads + device.writes, 0);
 	CHECK_EQ(guest_rax(&guest), 0xff);
@@ -789,10 +789,10 @@ static void run_once_takes_the_answer_from_the_page(void)
 	struct kvm_run *page;
 
 	WITH_DEVICE(IN_10 HLT);
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	page = ckvm_vcpu_exit(guest.vcpu);
 	*((uint8_t *)page + page->io.data_offset) = 0x42;
-	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu), 0);
+	CHECK_EQ(ckvm_vcpu_run_once(guest.vcpu, NULL), 0);
 	CHECK_EQ(guest_rax(&guest), 0x42);
 	guest_close(&guest);
 }
@@ -801,7 +801,7 @@ static void run_once_ends_by_a_kick(void)
 {
 	WITH_DEVICE(SPIN);
 	ckvm_vcpu_kick(guest.vcpu);
-	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu), EINTR, "kick");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EINTR, "kick");
 	guest_close(&guest);
 }
 
