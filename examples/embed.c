@@ -110,14 +110,18 @@ static int add_traceback(lua_State *L)
 	return 1;
 }
 
-/* Runs the script with the VM as its argument. */
+/*
+ * Runs the script with the VM as its argument. The VM stays on the stack: its
+ * Lua object holds the handlers.
+ */
 static int load_policy(lua_State *L, const char *path, struct ckvm_vm *vm)
 {
+	ckvm_lua_push_vm(L, vm);
 	lua_pushcfunction(L, add_traceback);
 	if (luaL_loadfile(L, path) != LUA_OK)
 		return report(L);
-	ckvm_lua_push_vm(L, vm);
-	return lua_pcall(L, 1, 0, 1) == LUA_OK ? 0 : report(L);
+	lua_pushvalue(L, 1);
+	return lua_pcall(L, 1, 0, 2) == LUA_OK ? 0 : report(L);
 }
 
 /* Until the guest has halted twice, or something else happens. */

@@ -143,9 +143,10 @@ static void run_guest(lua_State *L, struct ckvm *kvm, const void *code,
 	need(ckvm_create_vm(kvm, 0, &vm), "VM");
 	create_guest(&worker, vm, code, size);
 
+	ckvm_lua_push_vm(L, vm); /* stays, and with it the handlers */
 	if (luaL_loadstring(L, policy) != LUA_OK)
 		die(lua_tostring(L, -1));
-	ckvm_lua_push_vm(L, vm);
+	lua_pushvalue(L, -2);
 	if (lua_pcall(L, 1, 1, 0) != LUA_OK)
 		die(lua_tostring(L, -1));
 	worker.lua = ckvm_lua_get(L);
@@ -161,7 +162,7 @@ static void run_guest(lua_State *L, struct ckvm *kvm, const void *code,
 	pthread_join(worker.thread, NULL);
 	ckvm_lua_lock(worker.lua);
 
-	lua_pushvalue(L, 1);
+	lua_pushvalue(L, 2); /* what the policy returned */
 	lua_call(L, 0, 1);
 	printf("the guest wrote \"%s\" and ended by %s\n", lua_tostring(L, -1),
 	       name_of(worker.end, worker.vcpu));

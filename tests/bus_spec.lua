@@ -1012,6 +1012,51 @@ for _, kind in ipairs(batched) do
   end)
 end
 
+describe("an MMIO access across a page boundary", function()
+  before_each(support.need_kvm)
+
+  -- mov %eax, (0x8ffd + i): the parts before and behind 0x9000, and what they carry of EAX.
+  local cuts = {
+    { store = "\x66\xa3\xfd\x8f", { 0x8ffd, 0x332211, 3 }, { 0x9000, 0x44, 1 } },
+    { store = "\x66\xa3\xfe\x8f", { 0x8ffe, 0x2211, 2 }, { 0x9000, 0x4433, 2 } },
+    { store = "\x66\xa3\xff\x8f", { 0x8fff, 0x11, 1 }, { 0x9000, 0x443322, 3 } },
+  }
+
+  it("is two accesses, whole between them, for writes", function()
+    for _, cut in ipairs(cuts) do
+      local seen = {}
+      local _, vm, vcpu = guest(cut.store .. HLT, { regs = { rax = 0x44332211 } })
+      vm:attach_mmio { gpa = 0x8000, size = 0x2000, write = function(gpa, value, size)
+        table.insert(seen, { gpa, value, size })
+      end }
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.same({ cut[1], cut[2] }, seen)
+    end
+  end)
+
+  it("is two accesses for reads, each answered with its bytes", function()
+    for _, cut in ipairs(cuts) do
+      local load = cut.store:gsub("\xa3", "\xa1") -- mov (0x8ffd + i), %eax
+      local _, vm, vcpu = guest(load .. HLT)
+      vm:attach_mmio { gpa = 0x8000, size = 0x2000, read = function(gpa)
+        return gpa < 0x9000 and cut[1][2] or cut[2][2]
+      end }
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(0x44332211, vcpu.regs.rax)
+    end
+  end)
+
+  it("is logged whole", function()
+    for _, cut in ipairs(cuts) do
+      local log = ckvm.buffer(16)
+      local _, vm, vcpu = guest(cut.store .. HLT, { regs = { rax = 0x44332211 } })
+      vm:attach_mmio { gpa = 0x8000, size = 0x2000, log = log }
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal("\x11\x22\x33\x44", log:take())
+    end
+  end)
+end)
+
 describe("vm:on", function()
   before_each(support.need_kvm)
 

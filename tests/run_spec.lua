@@ -1037,6 +1037,20 @@ describe("a handler that is still running after the deadline", function()
     end
   end)
 
+  it("is stopped after a finish and a run_once in it, too", function()
+    local other = quiet(HLT)
+    for _, within in ipairs {
+      function(vcpu) vcpu:finish() end,
+      function() other:run_once() end,
+    } do
+      local vcpu = calling(function(_, _, _, vcpu)
+        within(vcpu)
+        spin()
+      end)
+      contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.01 }))
+    end
+  end)
+
   it("is stopped by the deadline of a run around its own", function()
     local inner = calling(spin)
     local vcpu = calling(function() inner:run() end)

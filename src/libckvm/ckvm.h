@@ -469,7 +469,7 @@ struct ckvm_access {
 	uint64_t address;	  /* port or gpa */
 	uint64_t offset;	  /* from the range's first */
 	uint64_t value;		  /* writes: what was written */
-	uint32_t length;	  /* bytes: 1, 2, 4 or 8 */
+	uint32_t length;	  /* bytes, 1 to 8: MMIO may be cut at a page */
 	uint8_t is_write;
 	uint8_t space;	 /* enum ckvm_space */
 	uint8_t batched; /* no vCPU is behind it */
@@ -523,9 +523,8 @@ CKVM_API int ckvm_kick_signal(void);
 /*
  * Has `late` called, inside the signal handler, when `deadline_ns` passes on
  * this thread while no run is in its loop, and every `period_ns` from then on:
- * for who must stop an answer that takes too long. A run that is handed back
- * leaves its own deadline in force for this. NULL: no more. After the first VM
- * is created.
+ * for who must stop an answer that takes too long. NULL: no more. After the
+ * first VM is created.
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 			       uint64_t deadline_ns, uint64_t period_ns);

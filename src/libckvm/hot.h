@@ -14,13 +14,10 @@
  */
 static inline uint64_t ckvm__load(const void *data, uint32_t length)
 {
-	static const uint64_t mask[9] = {
-		[1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = UINT64_MAX
-	};
 	uint64_t value;
 
 	memcpy(&value, data, 8);
-	return value & mask[length];
+	return length < 8 ? value & ((UINT64_C(1) << 8 * length) - 1) : value;
 }
 
 static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,

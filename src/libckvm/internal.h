@@ -387,7 +387,7 @@ struct ckvm__thread {
 	void *timer;
 	void (*late)(void *opaque);
 	void *late_opaque;
-	uint64_t late_period;
+	uint64_t late_deadline, late_period;
 };
 extern _Thread_local struct ckvm__thread ckvm__thread;
 

@@ -227,6 +227,7 @@ void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 	thread->late = NULL;
 	atomic_signal_fence(memory_order_seq_cst);
 	thread->late_opaque = opaque;
+	thread->late_deadline = deadline_ns;
 	thread->late_period = period_ns;
 	atomic_signal_fence(memory_order_seq_cst);
 	thread->late = late;

@@ -279,14 +279,13 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 }
 
 static inline void end_on_thread(struct ckvm__thread *thread,
-				 struct ckvm_vcpu *outer, int end)
+				 struct ckvm_vcpu *outer)
 {
 	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
 	if (unlikely(outer))
 		begin_deadline(outer);
-	/* With somebody to tell about lateness, the timer stays for that. */
-	else if (unlikely(thread->armed) && !(is_open(end) && thread->late))
-		ckvm__arm(0);
+	else if (unlikely(thread->armed) || unlikely(thread->late))
+		ckvm__arm(thread->late ? thread->late_deadline : 0);
 }
 
 /* The vCPU's loop, by one thread at a time, with the vCPU kept alive. */
@@ -313,7 +312,7 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	vcpu->loop_ticks += now;
 	vcpu->left_at = now;
 	leave(vcpu, end);
-	end_on_thread(thread, outer, end);
+	end_on_thread(thread, outer);
 	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
 	ckvm__vcpu_drop(vcpu);
 	return end;

@@ -41,9 +41,10 @@ CKVM_API void ckvm_lua_interrupt(struct ckvm_lua *lua);
 
 /*
  * Objects. push: a new reference is taken, nil for NULL; a VM pushed twice is
- * the same Lua object while that is alive. May raise for want of memory.
- * to: borrowed while the Lua object is not closed; NULL if the value at index
- * is something else or closed.
+ * the same Lua object while that is alive. What scripts attach to a VM goes
+ * with that object: keep it on a stack, or by luaL_ref, as long as handlers are
+ * to answer. May raise for want of memory. to: borrowed while the Lua object is
+ * not closed; NULL if the value at index is something else or closed.
  */
 CKVM_API void ckvm_lua_push_vm(lua_State *L, struct ckvm_vm *vm);
 CKVM_API struct ckvm_vm *ckvm_lua_to_vm(lua_State *L, int index);
