@@ -250,7 +250,7 @@ static struct ckvm_range *new_range(struct ckvm_vm *vm,
 	if (!range)
 		return NULL;
 	range->refs = 1;
-	range->vm = vm;
+	range->vm = ckvm_vm_ref(vm);
 	range->space = (uint8_t)config->space;
 	range->batch = config->batch;
 	range->answer[0] = (uint8_t)config->read;
@@ -406,13 +406,16 @@ void ckvm_range_detach(struct ckvm_range *range)
 {
 	struct ckvm_vm *vm;
 
-	if (!range || range->closed)
+	if (!range)
 		return;
-	vm = range->vm;
+	vm = ckvm_vm_ref(range->vm); /* the range may go with this */
 	pthread_mutex_lock(&vm->lock);
-	detach(vm, range);
-	reclaim(vm);
+	if (!range->closed) {
+		detach(vm, range);
+		reclaim(vm);
+	}
 	pthread_mutex_unlock(&vm->lock);
+	ckvm_vm_unref(vm);
 }
 
 void ckvm__bus_close(struct ckvm_vm *vm)
@@ -445,6 +448,7 @@ void ckvm_range_unref(struct ckvm_range *range)
 	if (!range || atomic_fetch_sub(&range->refs, 1) != 1)
 		return;
 	ckvm_buffer_unref(range->log);
+	ckvm_vm_unref(range->vm);
 	free(range);
 }
 

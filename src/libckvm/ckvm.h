@@ -523,7 +523,8 @@ CKVM_API int ckvm_kick_signal(void);
 /*
  * Has `late` called, inside the signal handler, when `deadline_ns` passes on
  * this thread while no run is in its loop, and every `period_ns` from then on:
- * for who must stop an answer that takes too long. NULL: no more. After the
+ * for who must stop an answer that takes too long. A run that is handed back
+ * leaves its own deadline in force for this, too. NULL: no more. After the
  * first VM is created.
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,

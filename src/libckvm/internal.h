@@ -40,8 +40,8 @@ struct ckvm {
 
 struct ckvm_memory {
 	atomic_uint refs;
-	bool closed;
-	struct ckvm_vm *vm; /* until closed */
+	atomic_bool closed; /* set under the VM's lock */
+	struct ckvm_vm *vm; /* whose struct it keeps */
 	struct ckvm_memory *next;
 	uint64_t gpa, bytes;
 	uint32_t slot, flags;
@@ -52,11 +52,11 @@ struct ckvm_memory {
 
 struct ckvm_range {
 	atomic_uint refs;
-	bool closed;
+	atomic_bool closed; /* set under the VM's lock */
 	bool batch;
 	uint8_t space;
 	atomic_uchar answer[2]; /* enum ckvm_answer of reads, of writes */
-	struct ckvm_vm *vm;	/* until detached */
+	struct ckvm_vm *vm;	/* whose struct it keeps */
 	struct ckvm_range *next;
 	uint64_t first, last;
 	/* Either may be NULL: what is not a plain callback goes by `answer`. */
@@ -112,6 +112,7 @@ enum ckvm__phase {
 	PHASE_LAST,   /* the same, and the exit has no other */
 	PHASE_BATCH,  /* a queued write is handed back */
 	PHASE_EXIT,   /* the exit was given to the caller, who may handle it */
+	PHASE_ONCE,   /* ckvm_vcpu_run_once, which leaves nothing open */
 	PHASE_FINISHED, /* by a ckvm_vcpu_finish within the one that goes on */
 };
 
@@ -370,10 +371,13 @@ static inline bool ckvm__vcpu_hold(struct ckvm_vcpu *vcpu)
 	return false;
 }
 
-static inline void ckvm__vcpu_drop(struct ckvm_vcpu *vcpu)
+/* True: it is gone, and perhaps the struct, too. */
+static inline bool ckvm__vcpu_drop(struct ckvm_vcpu *vcpu)
 {
-	if (unlikely(atomic_fetch_sub(&vcpu->users, 1) == 1))
-		ckvm__vcpu_release(vcpu);
+	if (likely(atomic_fetch_sub(&vcpu->users, 1) != 1))
+		return false;
+	ckvm__vcpu_release(vcpu);
+	return true;
 }
 
 /* kick.c ------------------------------------------------------------------ */

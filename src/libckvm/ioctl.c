@@ -134,11 +134,15 @@ static const struct {
 	R(KVM_XEN_HVM_SET_ATTR),
 	R(KVM_XEN_VCPU_GET_ATTR),
 	R(KVM_XEN_VCPU_SET_ATTR),
+#ifdef KVM_XEN_HVM_EVTCHN_SEND
 	R(KVM_XEN_HVM_EVTCHN_SEND),
+#endif
 	R(KVM_GET_SREGS2),
 	R(KVM_SET_SREGS2),
 	R(KVM_GET_STATS_FD),
+#ifdef KVM_GET_XSAVE2
 	R(KVM_GET_XSAVE2),
+#endif
 };
 #undef R
 /* clang-format on */

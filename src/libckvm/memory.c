@@ -222,7 +222,7 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 	if (!memory)
 		return ckvm__fail("malloc", -ENOMEM);
 	memory->refs = 1;
-	memory->vm = vm;
+	memory->vm = ckvm_vm_ref(vm);
 	memory->gpa = config->gpa;
 	memory->bytes = config->bytes;
 	memory->flags = config->flags;
@@ -244,7 +244,7 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 err_unmap:
 	munmap(memory->data, memory->bytes);
 err_free:
-	free(memory);
+	ckvm_memory_unref(memory);
 	return error;
 }
 
@@ -278,7 +278,7 @@ static int add_config(struct ckvm_vm *vm,
 	pthread_mutex_unlock(&vm->lock);
 	if (error) {
 		unmap(vm, memory);
-		free(memory);
+		ckvm_memory_unref(memory);
 		return error;
 	}
 	*out = memory;
@@ -309,31 +309,39 @@ struct ckvm_memory *ckvm_memory_ref(struct ckvm_memory *memory)
 
 void ckvm_memory_unref(struct ckvm_memory *memory)
 {
-	if (memory && atomic_fetch_sub(&memory->refs, 1) == 1)
-		free(memory);
+	if (!memory || atomic_fetch_sub(&memory->refs, 1) != 1)
+		return;
+	ckvm_vm_unref(memory->vm);
+	free(memory);
+}
+
+/* The caller has the lock. What the kernel keeps stays, to the VM's end. */
+static bool remove_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+{
+	if (memory->closed)
+		return false;
+	memory->closed = true;
+	if (ckvm__check_process(vm->kvm) || set_region(memory, memory->gpa, 0))
+		return false;
+	unlink_memory(vm, memory);
+	unmap(vm, memory);
+	return true;
 }
 
 void ckvm_memory_close(struct ckvm_memory *memory)
 {
 	struct ckvm_vm *vm;
-	bool gone;
+	bool removed;
 
-	if (!memory || memory->closed)
+	if (!memory)
 		return;
-	vm = memory->vm;
+	vm = ckvm_vm_ref(memory->vm); /* the memory may go with this */
 	pthread_mutex_lock(&vm->lock);
-	memory->closed = true;
-	/* What the kernel will not let go of stays as it is, to the VM's end.
-	 */
-	gone = !ckvm__check_process(vm->kvm) &&
-	       !set_region(memory, memory->gpa, 0);
-	if (gone) {
-		unlink_memory(vm, memory);
-		unmap(vm, memory);
-	}
+	removed = remove_memory(vm, memory);
 	pthread_mutex_unlock(&vm->lock);
-	if (gone)
+	if (removed)
 		ckvm_memory_unref(memory);
+	ckvm_vm_unref(vm);
 }
 
 void ckvm__memory_end(struct ckvm_vm *vm)
@@ -348,13 +356,15 @@ void ckvm__memory_end(struct ckvm_vm *vm)
 	}
 }
 
+/* With the VM held, and its lock. */
 static int move(struct ckvm_vm *vm, struct ckvm_memory *memory, uint64_t gpa)
 {
 	int error = check_place(gpa, memory->bytes);
 
 	if (error)
 		return error;
-	pthread_mutex_lock(&vm->lock);
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
 	unlink_memory(vm, memory);
 	if (ckvm__find_memory(vm, gpa, gpa + (memory->bytes - 1)))
 		error = ckvm__fail("memory", -EEXIST);
@@ -363,7 +373,6 @@ static int move(struct ckvm_vm *vm, struct ckvm_memory *memory, uint64_t gpa)
 	if (!error)
 		memory->gpa = gpa;
 	link_memory(vm, memory);
-	pthread_mutex_unlock(&vm->lock);
 	return error;
 }
 
@@ -372,12 +381,12 @@ int ckvm_memory_move(struct ckvm_memory *memory, uint64_t gpa)
 	struct ckvm_vm *vm = memory->vm;
 	int error;
 
-	if (memory->closed)
-		return ckvm__fail("closed", -EBADF);
 	error = ckvm__vm_hold(vm);
 	if (error)
 		return error;
+	pthread_mutex_lock(&vm->lock);
 	error = move(vm, memory, gpa);
+	pthread_mutex_unlock(&vm->lock);
 	ckvm__vm_drop(vm);
 	return error;
 }
@@ -449,7 +458,7 @@ static int harvest(struct ckvm_memory *memory, uint64_t *bitmap, size_t words)
 	return 0;
 }
 
-/* With the VM held. */
+/* With the VM held, and its lock. */
 static int64_t take_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 			  size_t words)
 {
@@ -457,19 +466,19 @@ static int64_t take_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 	int64_t count = 0;
 	int error;
 
+	if (memory->closed)
+		return ckvm__fail("closed", -EBADF);
 	if (!(memory->flags & CKVM_MEMORY_LOG_DIRTY))
 		return ckvm__fail("log_dirty", -ENOENT);
 	if (words < needed)
 		return ckvm__fail("bitmap", -EINVAL);
 
-	pthread_mutex_lock(&memory->vm->lock);
 	error = harvest(memory, bitmap, needed);
 	for (size_t i = 0; !error && i < needed; i++) {
 		bitmap[i] = memory->dirty[i];
 		memory->dirty[i] = 0;
 		count += __builtin_popcountll(bitmap[i]);
 	}
-	pthread_mutex_unlock(&memory->vm->lock);
 	return error ? error : count;
 }
 
@@ -479,12 +488,12 @@ int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 	struct ckvm_vm *vm = memory->vm;
 	int64_t count;
 
-	if (memory->closed)
-		return ckvm__fail("closed", -EBADF);
 	count = ckvm__vm_hold(vm);
 	if (count)
 		return count;
+	pthread_mutex_lock(&vm->lock);
 	count = take_dirty(memory, bitmap, words);
+	pthread_mutex_unlock(&vm->lock);
 	ckvm__vm_drop(vm);
 	return count;
 }

@@ -241,7 +241,9 @@ static void finished(struct ckvm_vcpu *vcpu)
 
 static void leave(struct ckvm_vcpu *vcpu, int end)
 {
-	if (likely(is_open(end)))
+	if (unlikely(vcpu->phase == PHASE_ONCE))
+		abandon(vcpu);
+	else if (likely(is_open(end)))
 		hold(vcpu);
 	else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED)
 		finished(vcpu);
@@ -278,14 +280,21 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 							 : begin_deadline(vcpu);
 }
 
+/* Between two runs, the timer is for who is to be told of lateness. */
+static void arm_for_late(const struct ckvm__thread *thread, uint64_t deadline)
+{
+	ckvm__arm(thread->late ? earlier(deadline, thread->late_deadline) : 0);
+}
+
 static inline void end_on_thread(struct ckvm__thread *thread,
-				 struct ckvm_vcpu *outer)
+				 struct ckvm_vcpu *vcpu,
+				 struct ckvm_vcpu *outer, int end)
 {
 	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
 	if (unlikely(outer))
 		begin_deadline(outer);
 	else if (unlikely(thread->armed) || unlikely(thread->late))
-		ckvm__arm(thread->late ? thread->late_deadline : 0);
+		arm_for_late(thread, is_open(end) ? vcpu->deadline : 0);
 }
 
 /* The vCPU's loop, by one thread at a time, with the vCPU kept alive. */
@@ -312,9 +321,11 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	vcpu->loop_ticks += now;
 	vcpu->left_at = now;
 	leave(vcpu, end);
-	end_on_thread(thread, outer);
+	end_on_thread(thread, vcpu, outer, end);
 	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
-	ckvm__vcpu_drop(vcpu);
+	/* Closed at the last moment, there is nothing to go on with. */
+	if (unlikely(ckvm__vcpu_drop(vcpu)) && end >= 0)
+		return ckvm__fail("closed", -EBADF);
 	return end;
 }
 
@@ -473,9 +484,8 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
 		return ckvm__fail("timeout", -ETIME);
 	begin(vcpu);
-	error = run(vcpu, once, ckvm__ticks());
-	abandon(vcpu);
-	return error;
+	vcpu->phase = PHASE_ONCE;
+	return run(vcpu, once, ckvm__ticks());
 }
 
 void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)

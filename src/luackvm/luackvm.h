@@ -38,6 +38,7 @@ struct ckvm_lua {
 	_Atomic(lua_State *) running;	  /* the coroutine that runs */
 	_Atomic(struct ckvm_vcpu *) vcpu; /* that the guest runs on */
 	struct luackvm_frame *frame;
+	unsigned int changes; /* ranges detached: an access may be nobody's */
 	bool hooked;
 	struct ckvm_hook hook;
 	/* What ours has taken the place of, as Lua hook, in one coroutine. */

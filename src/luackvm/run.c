@@ -40,6 +40,27 @@ static struct ckvm_lua *lua_of(lua_State *L)
 }
 
 /*
+ * Was the range of the access detached while this thread waited for the lock?
+ * Then its slots are free, or another's.
+ */
+static bool is_orphan(lua_State *L, const struct ckvm_access *access)
+{
+	lua_Integer base = (lua_Integer)((uintptr_t)access->opaque / 2);
+	const struct luackvm_box *box;
+	bool same;
+
+	if (!access->range)
+		return false;
+	lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
+	box = luackvm_test(L, -1, &luackvm_range);
+	same = box && box->object == access->range &&
+	       access->address - ckvm_range_first(box->object) <
+		       ckvm_range_count(box->object);
+	lua_pop(L, 1);
+	return !same;
+}
+
+/*
  * Into the guest, to begin a run or to go on with one: the one place where the
  * lock is given up. Another thread may run Lua meanwhile, and frames of its
  * own.
@@ -50,6 +71,7 @@ enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
       int (*begin)(struct ckvm_vcpu *, const struct ckvm_limits *))
 {
 	struct luackvm_frame *frame = NULL;
+	unsigned int changes = lua->changes;
 	int end;
 
 	if (unlikely(lua->frame)) {
@@ -60,6 +82,10 @@ enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	luackvm_unlock(lua);
 	end = unlikely(begin) ? begin(vcpu, limits) : ckvm_vcpu_continue(vcpu);
 	luackvm_lock(lua);
+	/* All ones for a read, as where nobody was attached. */
+	while (unlikely(changes != lua->changes) && end == CKVM_ACCESS &&
+	       is_orphan(L, ckvm_vcpu_access(vcpu)))
+		end = ckvm_vcpu_continue(vcpu);
 	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
 	atomic_store_explicit(&lua->running, L, memory_order_relaxed);
 	if (unlikely(frame))
@@ -127,7 +153,9 @@ static uint32_t access_number(const struct ckvm_access *access)
 /* Likewise for vm:on("io_in") and its kin. */
 static int push_unclaimed_call(lua_State *L, const struct ckvm_access *access)
 {
-	lua_rawgeti(L, HANDLERS, ON_KEY(access_number(access)));
+	if (lua_rawgeti(L, HANDLERS, ON_KEY(access_number(access))) !=
+	    LUA_TFUNCTION)
+		return 0; /* removed meanwhile, by another thread */
 	lua_pushinteger(L, (lua_Integer)access->address);
 	if (access->is_write)
 		lua_pushinteger(L, (lua_Integer)access->value);
@@ -289,7 +317,7 @@ static inline bool push_call(lua_State *L, struct ckvm_vcpu *vcpu, int end,
 						 : CALL_UNCLAIMED_READ;
 			*args = push_unclaimed_call(L, access);
 		}
-		return true;
+		return *args;
 	}
 	if (end != CKVM_EXIT)
 		return false;
@@ -329,7 +357,9 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		}
 		end = enter(L, lua, vcpu, NULL, NULL);
 	}
-	return end < 0 ? luackvm_fail(L, end, NULL) : end;
+	if (end < 0)
+		return luackvm_fail(L, end, NULL);
+	return end == CKVM_ACCESS ? CKVM_EXIT : end;
 }
 
 /* The run's clock stood still, and another run may be around it now. */

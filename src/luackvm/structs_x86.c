@@ -2,8 +2,7 @@
 /* The kernel's structs on x86, one line a field (asm/kvm.h). */
 #include <stddef.h>
 
-#include <linux/kvm.h>
-
+#include "compat.h"
 #include "luackvm.h"
 
 #define END                  \
@@ -123,14 +122,18 @@ static const struct luackvm_field smi_fields[] = {
 	END,
 };
 static const struct luackvm_field triple_fault_fields[] = {
-	V(triple_fault, pending, KVM_VCPUEVENT_VALID_TRIPLE_FAULT),
+	{ .name = "pending",
+	  .offset = 0,
+	  .size = 1,
+	  .flag = KVM_VCPUEVENT_VALID_TRIPLE_FAULT },
 	END,
 };
 PART(exception, exception_fields);
 PART(interrupt, interrupt_fields);
 PART(nmi, nmi_fields);
 PART(smi, smi_fields);
-PART(triple_fault, triple_fault_fields);
+static const struct luackvm_struct triple_fault = { "triple_fault", 1,
+						    triple_fault_fields, 0 };
 #undef F
 #undef V
 #define S(part)                                                    \
@@ -150,7 +153,10 @@ static const struct luackvm_field events_fields[] = {
 	V(sipi_vector, KVM_VCPUEVENT_VALID_SIPI_VECTOR),
 	V(flags, 0),
 	S(smi),
-	S(triple_fault),
+	{ .name = "triple_fault",
+	  .offset = CKVM_EVENTS_TRIPLE_FAULT,
+	  .size = 1,
+	  .sub = &triple_fault },
 	V(exception_has_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
 	V(exception_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
 	END,

@@ -54,18 +54,35 @@ static void end(void *object)
 	ckvm_vm_close(object);
 }
 
-/* Its children end with it, all in one: their boxes only forget them. */
+/* A VM of C's stays: what scripts have added to it goes. */
+static void end_children(lua_State *L, const struct luackvm_box *box)
+{
+	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1))
+		luackvm_release(lua_touserdata(L, -2));
+	for (int i = CKVM_EXIT_IO_IN; i <= CKVM_EXIT_MMIO_WRITE; i++)
+		ckvm_vm_catch(box->object, (enum ckvm_access_exit)i, 0);
+}
+
+/* They end with the VM, all in one. */
+static void forget_children(lua_State *L)
+{
+	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+		struct luackvm_box *child = lua_touserdata(L, -2);
+
+		child->object = NULL;
+	}
+}
+
 static int close_vm(lua_State *L)
 {
 	struct luackvm_box *box = lua_touserdata(L, 1);
 
 	if (!box->object || lua_getiuservalue(L, 1, VM_CHILDREN) != LUA_TTABLE)
 		return 0;
-	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-		struct luackvm_box *child = lua_touserdata(L, -2);
-
-		child->object = NULL;
-	}
+	if (box->owned)
+		forget_children(L);
+	else
+		end_children(L, box);
 	luackvm_release(box);
 	/* Handlers are let go of; a run that goes on will find it closed. */
 	lua_newtable(L);
