@@ -55,8 +55,11 @@ int ckvm__drain(struct ckvm_vcpu *vcpu)
 			.batched = 1,
 		};
 		end = ckvm__access(vcpu, find(vm, &write), &access, write.data);
-		if (end == CKVM_EXIT) /* nobody claims it any more */
+		if (end == CKVM_EXIT) {
+			/* Nobody's, and no exit that could be shown: lost. */
+			vcpu->phase = PHASE_ENTER;
 			continue;
+		}
 		if (end == CKVM_ACCESS)
 			vcpu->phase = PHASE_BATCH;
 		if (end != GO_ON)

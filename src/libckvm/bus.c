@@ -72,6 +72,8 @@ static void reclaim(struct ckvm_vm *vm)
 
 	if (!vm->bus.retired_ranges && !vm->bus.retired_tables)
 		return;
+	/* What was unlinked before this, who dispatches after it cannot see. */
+	atomic_thread_fence(memory_order_seq_cst);
 	for (vcpu = vm->vcpus; vcpu; vcpu = vcpu->next) {
 		if (!atomic_load(&vcpu->dispatching))
 			continue;
@@ -406,7 +408,7 @@ void ckvm_range_detach(struct ckvm_range *range)
 {
 	struct ckvm_vm *vm;
 
-	if (!range)
+	if (!range || ckvm__check_process(range->vm->kvm))
 		return;
 	vm = ckvm_vm_ref(range->vm); /* the range may go with this */
 	pthread_mutex_lock(&vm->lock);

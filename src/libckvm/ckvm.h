@@ -15,7 +15,9 @@
  *    sizeof; fields beyond it are taken as zero.
  *  - Addresses and sizes are in bytes. A gpa is a guest physical address.
  *  - Any thread may attach, detach, add and remove memory, and kick. Everything
- *    else on a vCPU belongs to the thread that runs it.
+ *    else on a vCPU belongs to the thread that runs it. Who closes a VM makes
+ *    sure that no other thread is about to get an object from it: what a
+ *    constructor returns is the VM's until the caller has taken a reference.
  *  - In a forked child every call on an inherited object fails with -EIO.
  *
  * Section numbers refer to the kernel's Documentation/virt/kvm/api.rst.
@@ -214,7 +216,8 @@ CKVM_API int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 
 /*
  * Guest memory by physical address, across adjacent slots: all of it or, with
- * -EFAULT, none of it. Read-only memory is read-only for the guest alone.
+ * -EFAULT, none of it. Read-only memory is read-only for the guest alone, but
+ * for a shared file, which is then read-only for all.
  */
 CKVM_API int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data,
 			  size_t length);
@@ -259,6 +262,7 @@ enum ckvm_answer {
 	CKVM_ANSWER_CALLER, /* handed back by ckvm_vcpu_run: CKVM_ACCESS */
 	CKVM_ANSWER_VALUE,  /* reads: the low bytes of value; writes: dropped */
 	CKVM_ANSWER_LOG,    /* writes: into `log`; when full, as NONE */
+	/* A batched write that is nobody's is dropped: there is no exit. */
 };
 
 struct ckvm_range_config {

@@ -161,10 +161,9 @@ struct ckvm_vcpu {
 
 	atomic_uint refs;  /* of the struct: others', and one for `users` */
 	atomic_uint users; /* of the kernel's vCPU: open, and a run */
-	atomic_uint kickers;
 	atomic_bool closed;
-	atomic_bool gone; /* no page any more for a kick */
 	atomic_bool kicked;
+	pid_t ran_on; /* the thread that has the kick signal unblocked for it */
 	_Atomic pid_t runner; /* thread inside the loop; 0: none */
 	unsigned long id;
 	struct ckvm_vcpu *next;

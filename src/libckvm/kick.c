@@ -136,14 +136,10 @@ void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu)
 	/* A child of fork() does not have the page. */
 	if (ckvm__check_process(vcpu->kvm))
 		return;
-	atomic_fetch_add(&vcpu->kickers, 1);
-	if (!atomic_load(&vcpu->gone)) {
-		ckvm__set_immediate_exit(vcpu, true);
-		runner = atomic_load(&vcpu->runner);
-		if (runner)
-			syscall(SYS_tgkill, getpid(), runner, kick_signal);
-	}
-	atomic_fetch_sub(&vcpu->kickers, 1);
+	ckvm__set_immediate_exit(vcpu, true);
+	runner = atomic_load(&vcpu->runner);
+	if (runner)
+		syscall(SYS_tgkill, getpid(), runner, kick_signal);
 	errno = saved;
 }
 

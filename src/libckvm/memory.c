@@ -105,8 +105,9 @@ static int map(const struct ckvm_memory_config *config, uint8_t **out)
 		if (config->flags & CKVM_MEMORY_HUGEPAGES) {
 			flags |= MAP_HUGETLB;
 			if (config->hugepage_size)
-				flags |= __builtin_ctzll(config->hugepage_size)
-					 << MAP_HUGE_SHIFT;
+				flags |= (int)((unsigned)__builtin_ctzll(
+						       config->hugepage_size)
+					       << MAP_HUGE_SHIFT);
 		}
 	}
 
@@ -258,6 +259,10 @@ static void unmap(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	memory->dirty = NULL;
 }
 
+#define ALL_FLAGS                                                            \
+	(CKVM_MEMORY_READONLY | CKVM_MEMORY_LOG_DIRTY | CKVM_MEMORY_SHARED | \
+	 CKVM_MEMORY_FILE | CKVM_MEMORY_SLOT | CKVM_MEMORY_HUGEPAGES)
+
 /* With the VM held. */
 static int add_config(struct ckvm_vm *vm,
 		      const struct ckvm_memory_config *config,
@@ -266,6 +271,11 @@ static int add_config(struct ckvm_vm *vm,
 	struct ckvm_memory *memory;
 	int error = check_place(config->gpa, config->bytes);
 
+	if (config->flags & ~ALL_FLAGS)
+		return ckvm__fail("flags", -EINVAL);
+	if (config->flags & CKVM_MEMORY_FILE &&
+	    config->flags & CKVM_MEMORY_HUGEPAGES)
+		return ckvm__fail("hugepages", -EINVAL);
 	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
 		error = check_hugepages(config);
 	if (!error)
@@ -333,7 +343,7 @@ void ckvm_memory_close(struct ckvm_memory *memory)
 	struct ckvm_vm *vm;
 	bool removed;
 
-	if (!memory)
+	if (!memory || ckvm__check_process(memory->vm->kvm))
 		return;
 	vm = ckvm_vm_ref(memory->vm); /* the memory may go with this */
 	pthread_mutex_lock(&vm->lock);

@@ -49,7 +49,10 @@ static inline int enter(struct ckvm_vcpu *vcpu, bool hooked)
 static int enter_attended(struct ckvm_vcpu *vcpu)
 {
 	unsigned int attend = vcpu->attend;
-	int result = 0;
+	int result = ckvm__check_process(vcpu->kvm);
+
+	if (result) /* a callback forked, and this is the child */
+		return result;
 
 	if (attend & ATTEND_RETIRED) {
 		atomic_fetch_and(&vcpu->attend, ~ATTEND_RETIRED);
@@ -198,15 +201,15 @@ static void abandon(struct ckvm_vcpu *vcpu)
 		return;
 	vcpu->phase = PHASE_IDLE;
 	atomic_fetch_and(&vcpu->attend, ~ATTEND_FINISH);
-	if (vcpu->reblock)
+	if (vcpu->reblock && vcpu->ran_on == ckvm__tid())
 		ckvm__block_kick();
 	vcpu->reblock = false;
+	vcpu->ran_on = 0;
 }
 
 static void begin(struct ckvm_vcpu *vcpu)
 {
 	vcpu->phase = PHASE_ENTER;
-	vcpu->reblock = ckvm__unblock_kick();
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b)
@@ -308,6 +311,11 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 
 	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
+	/* A run begins, or goes on, on a thread that may have it blocked. */
+	if (unlikely(vcpu->ran_on != ckvm__tid())) {
+		vcpu->ran_on = ckvm__tid();
+		vcpu->reblock = ckvm__unblock_kick();
+	}
 	if (unlikely(!ckvm__vcpu_hold(vcpu))) {
 		atomic_store(&vcpu->runner, 0);
 		return ckvm__fail("closed", -EBADF);
@@ -352,6 +360,10 @@ static void set_deadline(struct ckvm_vcpu *vcpu,
 	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
 }
 
+#define ALL_LIMITS                                                     \
+	(CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE | CKVM_LIMIT_EXITS | \
+	 CKVM_LIMIT_SIGNALS)
+
 static struct ckvm_limits copy_limits(const struct ckvm_limits *limits)
 {
 	struct ckvm_limits copy = { 0 };
@@ -368,6 +380,8 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	struct ckvm_limits lim = copy_limits(limits);
 	int error = ckvm__vcpu_check(vcpu);
 
+	if (!error && lim.flags & ~ALL_LIMITS)
+		error = ckvm__fail("limits", -EINVAL);
 	if (error)
 		return error;
 	if (atomic_load(&vcpu->runner))
@@ -440,6 +454,9 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 	}
 	if (vcpu->phase == PHASE_IDLE) {
 		vcpu->run_serial++;
+		vcpu->over = vcpu->stop = false;
+		vcpu->left = UINT64_MAX;
+		vcpu->limit_flags = 0;
 		vcpu->timeout = vcpu->bound = 0;
 		begin(vcpu);
 	}

@@ -105,6 +105,8 @@ int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
 		memcpy(&opt, options,
 		       options->size < sizeof(opt) ? options->size
 						   : sizeof(opt));
+	if (opt.flags & ~CKVM_NO_SYNC_REGS)
+		return ckvm__fail("flags", -EINVAL);
 	pthread_once(&once, watch_forks);
 
 	kvm = calloc(1, sizeof(*kvm));

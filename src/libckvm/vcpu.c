@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* One virtual processor: its descriptor, its shared page and its life. */
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -38,14 +37,21 @@ static int map_run(struct ckvm_vcpu *vcpu)
 	return 0;
 }
 
-static void link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
+/* False: the VM was closed meanwhile, and all its vCPUs. */
+static bool link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
 {
+	bool open;
+
 	pthread_mutex_lock(&vm->lock);
+	open = !vm->closed;
 	if (vm->bus.batches)
 		vcpu->attend |= ATTEND_BATCH;
-	vcpu->next = vm->vcpus;
-	vm->vcpus = vcpu;
+	if (open) {
+		vcpu->next = vm->vcpus;
+		vm->vcpus = vcpu;
+	}
 	pthread_mutex_unlock(&vm->lock);
+	return open;
 }
 
 static void unlink_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
@@ -92,11 +98,16 @@ static int create(struct ckvm_vm *vm, unsigned long id, struct ckvm_vcpu **out)
 	error = map_run(vcpu);
 	if (error)
 		goto err_close;
+	if (!link_vcpu(vm, vcpu)) {
+		error = ckvm__fail("closed", -EBADF);
+		goto err_unmap;
+	}
 	ckvm_vm_ref(vm);
-	link_vcpu(vm, vcpu);
 	*out = vcpu;
 	return 0;
 
+err_unmap:
+	munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
 err_close:
 	close(vcpu->fd);
 err_free:
@@ -149,21 +160,25 @@ void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu)
 	if (!vcpu || atomic_fetch_sub(&vcpu->refs, 1) != 1)
 		return;
 	vm = vcpu->vm;
+	if (!ckvm__check_process(vcpu->kvm))
+		munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
 	free(vcpu);
 	ckvm_vm_unref(vm);
 }
 
-/* Closed, and not in a run. A kick from elsewhere may be on its way. */
+/*
+ * Closed, and not in a run. Who holds a reference may be about to kick, or be
+ * in a call on another thread: an empty page takes the place of the kernel's.
+ */
 void ckvm__vcpu_release(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm_vm *vm = vcpu->vm;
 
-	atomic_store(&vcpu->gone, true);
-	while (atomic_load(&vcpu->kickers))
-		sched_yield();
 	unlink_vcpu(vm, vcpu);
 	if (!ckvm__check_process(vcpu->kvm))
-		munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
+		mmap(vcpu->run, (size_t)vcpu->kvm->run_size,
+		     PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	close(vcpu->fd);
 	ckvm__vm_drop(vm);
 	ckvm_vcpu_unref(vcpu);

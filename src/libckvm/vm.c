@@ -118,7 +118,9 @@ void ckvm_vm_close(struct ckvm_vm *vm)
 {
 	struct ckvm_vcpu *vcpu;
 
-	if (!vm || atomic_exchange(&vm->closed, true))
+	/* In a child of fork() the locks may be held for ever. */
+	if (!vm || ckvm__check_process(vm->kvm) ||
+	    atomic_exchange(&vm->closed, true))
 		return;
 	while ((vcpu = next_vcpu(vm))) {
 		ckvm_vcpu_close(vcpu);

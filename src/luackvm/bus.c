@@ -100,7 +100,6 @@ static void push_handlers(lua_State *L, struct ckvm_range_config *config)
 
 static void read_config(lua_State *L, struct ckvm_range_config *config)
 {
-	static const char *const dead[] = { "read", "write" };
 	struct luackvm_box *log;
 
 	config->batch = luackvm_flag(L, 2, "batch");
@@ -119,14 +118,14 @@ static void read_config(lua_State *L, struct ckvm_range_config *config)
 		log = luackvm_test(L, -1, &luackvm_buffer);
 		if (!log || !log->object)
 			luaL_error(L, "log: open buffer expected, got %s",
-				   luaL_typename(L, -1));
+				   log ? "a closed one" : luaL_typename(L, -1));
 		config->log = log->object;
 		config->write = CKVM_ANSWER_LOG;
 		lua_pop(L, 1);
 	}
 	if (config->batch && config->read != CKVM_ANSWER_NONE)
 		luaL_error(L, "batch: a range with '%s' cannot be batched",
-			   luackvm_has(L, 2, "value") ? "value" : dead[0]);
+			   luackvm_has(L, 2, "value") ? "value" : "read");
 	if (config->read == CKVM_ANSWER_NONE &&
 	    config->write == CKVM_ANSWER_NONE)
 		luaL_error(L, "a range needs 'read', 'write', 'device', "
@@ -150,6 +149,11 @@ static int refuse(lua_State *L, struct ckvm_vm *vm,
 	if (error == -EEXIST)
 		other = ckvm_vm_find_range(vm, config->space, config->first,
 					   config->count);
+	if (error == -EINVAL && config->batch)
+		return luackvm_fail(L, error,
+				    "%s bytes: a batched range is less than "
+				    "4 GiB",
+				    luackvm_hex(L, config->count));
 	if (!other)
 		return luackvm_fail(L, error, NULL);
 	first = ckvm_range_first(other);

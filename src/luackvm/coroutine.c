@@ -14,12 +14,13 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
 }
 
 /*
- * L runs again. An interrupt that set its hook on the coroutine that has just
- * ended, or yielded, would be lost.
+ * L runs again. It may have been resumed behind our back, so it is anchored;
+ * and an interrupt that set its hook on the coroutine that has just ended, or
+ * yielded, would be lost.
  */
 static void back_in(struct ckvm_lua *lua, lua_State *L)
 {
-	lua->running = L;
+	luackvm_enter(lua, L);
 	if (unlikely(lua->interrupted))
 		ckvm_lua_interrupt(lua);
 }
@@ -34,6 +35,7 @@ static int resume(lua_State *L, lua_State *co, int count)
 		lua_pushliteral(L, "too many arguments to resume");
 		return -1;
 	}
+	luackvm_enter(lua, L);
 	lua_xmove(L, co, count);
 	lua->running = co;
 	status = lua_resume(co, L, count, &results);
@@ -74,15 +76,20 @@ static int co_resume(lua_State *L)
 	return results + 1;
 }
 
-static int reset(lua_State *L, lua_State *co)
+/* Calls Lua's own close, at upvalue `close`: pushes true, or false and why. */
+static int close_with(lua_State *L, int close, lua_State *co)
 {
 	struct ckvm_lua *lua = upvalue_state(L);
-	int status;
+	int top = lua_gettop(L);
 
+	luackvm_enter(lua, L);
+	lua_pushvalue(L, close);
+	lua_pushthread(co);
+	lua_xmove(co, L, 1);
 	lua->running = co;
-	status = lua_resetthread(co);
+	lua_call(L, 1, LUA_MULTRET);
 	back_in(lua, L);
-	return status;
+	return lua_gettop(L) - top;
 }
 
 /* An error goes on in the caller, with the place where it calls. */
@@ -94,10 +101,8 @@ static int call_wrapped(lua_State *L)
 	if (results >= 0)
 		return results;
 	status = lua_status(co);
-	if (status != LUA_OK && status != LUA_YIELD) {
-		reset(L, co);
-		lua_xmove(co, L, 1);
-	}
+	if (status != LUA_OK && status != LUA_YIELD)
+		close_with(L, lua_upvalueindex(3), co);
 	if (status != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
 		luaL_where(L, 1);
 		lua_insert(L, -2);
@@ -115,34 +120,14 @@ static int co_wrap(lua_State *L)
 	co = lua_newthread(L);
 	lua_pushvalue(L, 1);
 	lua_xmove(L, co, 1);
-	lua_pushcclosure(L, call_wrapped, 2);
+	lua_pushvalue(L, lua_upvalueindex(2));
+	lua_pushcclosure(L, call_wrapped, 3);
 	return 1;
-}
-
-/* Suspended, or dead: not running, and not resuming another. */
-static bool may_close(lua_State *L, lua_State *co)
-{
-	lua_Debug frame;
-
-	if (L == co)
-		return false;
-	return lua_status(co) != LUA_OK || !lua_getstack(co, 0, &frame);
 }
 
 static int co_close(lua_State *L)
 {
-	lua_State *co = check_coroutine(L);
-
-	if (!may_close(L, co))
-		return luaL_error(L, "cannot close a %s coroutine",
-				  L == co ? "running" : "normal");
-	if (reset(L, co) == LUA_OK) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
-	lua_pushboolean(L, 0);
-	lua_xmove(co, L, 1);
-	return 2;
+	return close_with(L, lua_upvalueindex(2), check_coroutine(L));
 }
 
 void luackvm_track_coroutines(lua_State *L, struct ckvm_lua *lua)
@@ -157,7 +142,8 @@ void luackvm_track_coroutines(lua_State *L, struct ckvm_lua *lua)
 	luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
 	if (lua_getfield(L, -1, LUA_COLIBNAME) == LUA_TTABLE) {
 		lua_pushlightuserdata(L, lua);
-		luaL_setfuncs(L, functions, 1);
+		lua_getfield(L, -2, "close");
+		luaL_setfuncs(L, functions, 2);
 	}
 	lua_pop(L, 2);
 }

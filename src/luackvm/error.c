@@ -133,6 +133,9 @@ const char *luackvm_hint(int error)
 
 int luackvm_fail(lua_State *L, int error, const char *format, ...)
 {
+	/* First: strings may collect, and finalizers fail in steps of theirs.
+	 */
+	const char *call = ckvm_errop();
 	va_list args;
 
 	if (format) {
@@ -140,9 +143,9 @@ int luackvm_fail(lua_State *L, int error, const char *format, ...)
 		lua_pushvfstring(L, format, args);
 		va_end(args);
 	} else {
-		lua_pushstring(L, luackvm_hint(error));
+		lua_pushstring(L, find_hint(call, -error));
 	}
-	return raise(L, ckvm_errop(), error);
+	return raise(L, call, error);
 }
 
 int luackvm_fail_call(lua_State *L, const char *call, int error,

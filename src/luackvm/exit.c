@@ -284,6 +284,14 @@ static int index_exit(lua_State *L)
 			  name);
 }
 
+static bool is_read(const struct kvm_run *run)
+{
+	return run->exit_reason == KVM_EXIT_IO
+		       ? run->io.direction == KVM_EXIT_IO_IN
+		       : run->exit_reason == KVM_EXIT_MMIO &&
+				 !run->mmio.is_write;
+}
+
 static int assign_exit(lua_State *L)
 {
 	struct kvm_run *run = check_exit(L);
@@ -292,7 +300,8 @@ static int assign_exit(lua_State *L)
 	size_t size, count;
 	uint8_t *data;
 
-	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
+	if (!strcmp(name, "data") && is_read(run) &&
+	    find_data(run, &data, &size, &count))
 		return set_data(L, data, size, count);
 	field = find_field(run, name);
 	if (!field || !(field->flag & WRITABLE)) {

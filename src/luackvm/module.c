@@ -13,11 +13,16 @@ static const luaL_Reg functions[] = {
 	{ NULL, NULL },
 };
 
+static const char key;
+
 int luaopen_ckvm(lua_State *L)
 {
 	struct ckvm_lua *lua;
 
 	luaL_checkversion(L);
+	/* A second time in this state: what is registered must stay. */
+	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key) == LUA_TTABLE)
+		return 1;
 	lua = luackvm_state(L);
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
 		luackvm_register_type(L, types[i]);
@@ -26,5 +31,7 @@ int luaopen_ckvm(lua_State *L)
 	luaL_newlib(L, functions);
 	lua_pushstring(L, ckvm_version());
 	lua_setfield(L, -2, "version");
+	lua_pushvalue(L, -1);
+	lua_rawsetp(L, LUA_REGISTRYINDEX, &key);
 	return 1;
 }

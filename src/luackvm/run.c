@@ -124,7 +124,12 @@ static inline int push_range_call(lua_State *L,
 	lua_Integer base = (lua_Integer)(opaque / 2);
 	int args = 3;
 
-	lua_rawgeti(L, HANDLERS, base + access->is_write);
+	if (unlikely(lua_rawgeti(L, HANDLERS, base + access->is_write) !=
+		     LUA_TFUNCTION))
+		luaL_error(L,
+			   "%s is of a range that C has attached without "
+			   "ops: nobody answers it",
+			   luackvm_hex(L, access->address));
 	if (opaque & 1) {
 		lua_rawgeti(L, HANDLERS, base + SLOT_DEVICE);
 		lua_pushinteger(L, (lua_Integer)access->offset);
@@ -327,7 +332,7 @@ static inline bool push_call(lua_State *L, struct ckvm_vcpu *vcpu, int end,
 	return push_exit_call(L, exit);
 }
 
-/* Calls handlers until the run is over; returns how it ended, >= 0. */
+/* Calls handlers until the run is over; returns how it ended, or -errno. */
 static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		 int end, lua_KFunction returned)
 {
@@ -339,6 +344,8 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	for (;;) {
 		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
+			if (returned == NULL) /* a host that asked for it */
+				return end;
 			end = enter(L, lua, vcpu, NULL, NULL);
 			continue;
 		}
@@ -357,8 +364,6 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		}
 		end = enter(L, lua, vcpu, NULL, NULL);
 	}
-	if (end < 0)
-		return luackvm_fail(L, end, NULL);
 	return end == CKVM_ACCESS ? CKVM_EXIT : end;
 }
 
@@ -431,7 +436,8 @@ static void push_handlers(lua_State *L)
 }
 
 /* The vCPU's box is alone on the stack. Returns how the run ended. */
-static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
+static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits,
+		 lua_KFunction returned)
 {
 	struct ckvm_vcpu *vcpu = vcpu_of(L);
 	struct luackvm_frame *frame;
@@ -452,7 +458,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits)
 	frame->serial = ckvm_vcpu_run_serial(vcpu);
 	if (frame->deadline)
 		luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
-	return serve(L, lua, vcpu, end, run_returned);
+	return serve(L, lua, vcpu, end, returned);
 }
 
 static void read_limits(lua_State *L, struct ckvm_limits *limits)
@@ -476,6 +482,8 @@ static int push_end(lua_State *L, int end)
 {
 	struct ckvm_vcpu *vcpu = vcpu_of(L);
 
+	if (end < 0)
+		return luackvm_fail(L, end, NULL);
 	if (end == CKVM_EXIT)
 		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(vcpu));
 	else
@@ -502,7 +510,7 @@ int luackvm_run(lua_State *L)
 	if (!lua_isnoneornil(L, 2))
 		read_limits(L, &limits);
 	lua_settop(L, 1);
-	return push_end(L, start(L, lua_of(L), &limits));
+	return push_end(L, start(L, lua_of(L), &limits, run_returned));
 }
 
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
@@ -513,7 +521,9 @@ int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
 		memcpy(&copy, limits,
 		       limits->size < sizeof(copy) ? limits->size
 						   : sizeof(copy));
-	return start(L, lua_of(L), &copy);
+	/* Nothing yields here, so the continuation may tell one thing more. */
+	return start(L, lua_of(L), &copy,
+		     copy.flags & CKVM_LIMIT_SIGNALS ? NULL : run_returned);
 }
 
 /* Beside run -------------------------------------------------------------- */
@@ -563,12 +573,18 @@ int luackvm_run_once(lua_State *L)
 /* Nothing when done; the name of an exit that nobody handles. */
 static int push_finish(lua_State *L, int end)
 {
-	return end == CKVM_EXIT ? push_end(L, end) : 0;
+	return end == CKVM_EXIT || end < 0 ? push_end(L, end) : 0;
 }
 
 static int finish_returned(lua_State *L, int status, lua_KContext context)
 {
 	return push_finish(L, go_on(L, status, context, finish_returned));
+}
+
+static int finish(struct ckvm_vcpu *vcpu, const struct ckvm_limits *unused)
+{
+	(void)unused;
+	return ckvm_vcpu_finish(vcpu);
 }
 
 /* vcpu:finish() */
@@ -580,7 +596,7 @@ int luackvm_finish(lua_State *L)
 	lua_settop(L, 1);
 	push_handlers(L);
 	lua_pushnil(L); /* no frame: the run around it has one */
-	end = ckvm_vcpu_finish(vcpu);
+	end = enter(L, lua_of(L), vcpu, NULL, finish);
 	return push_finish(L, serve(L, lua_of(L), vcpu, end, finish_returned));
 }
 
