@@ -1012,6 +1012,22 @@ for _, kind in ipairs(batched) do
   end)
 end
 
+describe("a batched range with a log", function()
+  before_each(support.need_kvm)
+
+  it("goes to vm:on when the log is full, and is dropped where there is no handler", function()
+    for _, catches in ipairs { true, false } do
+      local log, caught = ckvm.buffer(1), {}
+      local _, vm, vcpu = guest(OUT .. INC .. OUT .. INC .. OUT .. HLT)
+      vm:attach_io { port = 0x10, log = log, batch = true }
+      if catches then vm:on("io_out", noter(caught)) end
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(1, log.length)
+      assert.equal(catches and 2 or 0, #caught)
+    end
+  end)
+end)
+
 describe("an MMIO access across a page boundary", function()
   before_each(support.need_kvm)
 

@@ -597,6 +597,16 @@ describe("vcpu:run_once", function()
     contains("vCPU is closed", error_of(vcpu.run_once, vcpu))
   end)
 
+  it("has data that can be set for a read alone", function()
+    local _, _, vcpu = guest(OUT .. IN .. HLT)
+    assert.equal("io_out", vcpu:run_once())
+    contains("'data' that can be set", error_of(function() vcpu.exit.data = 1 end))
+    assert.equal("io_in", vcpu:run_once())
+    vcpu.exit.data = 7
+    assert.equal("hlt", vcpu:run_once())
+    assert.equal(7, vcpu.regs.rax & 0xff)
+  end)
+
   it("refuses an option that it does not have", function()
     local vcpu = quiet(HLT)
     contains("run_once: unknown option 'exits'", error_of(vcpu.run_once, vcpu, { exits = 1 }))

@@ -696,6 +696,33 @@ static void finish_ends_the_instruction_and_no_more(void)
 	guest_close(&guest);
 }
 
+/* The run of nothing notes that it is over; that is not the finish's. */
+static void finish_after_a_run_of_nothing_serves_the_second_half(void)
+{
+	struct ckvm_limits nothing = { .size = sizeof(nothing),
+				       .flags = CKVM_LIMIT_EXITS };
+	struct ckvm_range_config batch = { .size = sizeof(batch),
+					   .space = CKVM_IO,
+					   .batch = 1,
+					   .first = 0x80,
+					   .count = 1,
+					   .write = CKVM_ANSWER_VALUE };
+
+	guest = GUEST(MOV_ACROSS_PAGES HLT);
+
+	CHECK_EQ(ckvm_vm_attach_mmio(guest.vm, GUEST_MMIO, 0x2000, NULL, NULL,
+				     NULL),
+		 0);
+	if (ckvm_vm_attach(guest.vm, &batch, NULL) == 0) {
+		CHECK_EQ(ckvm_vcpu_run(guest.vcpu, NULL), CKVM_ACCESS);
+		CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &nothing), CKVM_EXITS);
+		CHECK_EQ(ckvm_vcpu_finish(guest.vcpu), CKVM_ACCESS);
+		CHECK_EQ(ckvm_vcpu_access(guest.vcpu)->address, 0x9000);
+		CHECK_EQ(ckvm_vcpu_continue(guest.vcpu), CKVM_STOPPED);
+	}
+	guest_close(&guest);
+}
+
 static void finish_waits_for_the_answer(void)
 {
 	WITHOUT_CALLBACKS(IN_10 "\xba\x10\x00" /* mov $0x10, %dx */
@@ -862,6 +889,7 @@ int main(int argc, char **argv)
 	PROMISE(lateness_has_a_deadline_without_a_run);
 	PROMISE(lateness_can_be_changed_in_a_callback);
 	PROMISE(finish_ends_the_instruction_and_no_more);
+	PROMISE(finish_after_a_run_of_nothing_serves_the_second_half);
 	PROMISE(finish_waits_for_the_answer);
 	PROMISE(finish_serves_the_second_page_of_an_access);
 	PROMISE(finish_keeps_the_limits_of_the_run);
