@@ -84,7 +84,6 @@ local values = {
   function() return pick(world[pick(kinds)]) end,
   handler, any_table,
 }
-
 function value() return pick(values)() end
 
 -- Makers of what fits: one of a list, an object, a table of options (most of the time).
@@ -117,10 +116,12 @@ local address = one(0, CODE, 0xfffe, 0xffff, 0x10000, MMIO, MMIO + 0xfff, 0xffff
 local yes, bit = one(true), one(0, 1)
 
 local function little() return random(0, 9) end
-local function hlts() return ("\xf4"):rep(random(0, 40)) end
+local function hlts() return ("\xf4"):rep(random(40)) end
 local function device() return { read = handler(), write = handler() } end
 -- Every run has a limit of time: a guest may have come to spin.
-local limits = options({ timeout = one(0.002) }, { exits = little })
+local function limits()
+  return { timeout = 0.002, exits = random(4) == 1 and random(0, 9) or nil }
+end
 
 local answers = { read = handler, write = handler, value = bit, log = some "buffer", batch = yes,
   device = device, count = little }

@@ -254,8 +254,22 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 		   (double)(luackvm_now() - frame->deadline) / 1e9);
 }
 
-static void set_hook_on(struct ckvm_lua *lua, lua_State *L)
+/* It may have been resumed behind our back, and have ended or yielded so. */
+static bool is_running(lua_State *L)
 {
+	lua_Debug frame;
+
+	return lua_status(L) == LUA_OK && lua_getstack(L, 0, &frame);
+}
+
+/* On the coroutine that runs, or else on the one that called the last run. */
+static void set_hook(struct ckvm_lua *lua)
+{
+	const struct luackvm_frame *frame = lua->frame;
+	lua_State *L = lua->running;
+
+	if (!is_running(L) && frame)
+		L = frame->L;
 	if (lua_gethook(L) != stop_here) {
 		lua->displaced.hook = lua_gethook(L);
 		lua->displaced.mask = lua_gethookmask(L);
@@ -264,19 +278,6 @@ static void set_hook_on(struct ckvm_lua *lua, lua_State *L)
 	}
 	/* Of C functions none is to be kept from being called: __close. */
 	lua_sethook(L, stop_here, LUA_MASKCOUNT, 1);
-}
-
-/*
- * On the coroutine that runs, as far as is known: one that was resumed behind
- * our back ends so, too. Then it is the one that called the innermost run.
- */
-static void set_hook(struct ckvm_lua *lua)
-{
-	const struct luackvm_frame *frame = lua->frame;
-
-	set_hook_on(lua, lua->running);
-	if (frame && frame->L != lua->running)
-		set_hook_on(lua, frame->L);
 }
 
 static void late(void *opaque)

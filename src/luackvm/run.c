@@ -231,7 +231,11 @@ static void push_handler_name(lua_State *L, const struct ckvm_access *access)
 		return;
 	}
 	lua_getinfo(L, ">S", &info);
-	lua_pushfstring(L, "handler %s:%d", info.short_src, info.linedefined);
+	if (info.linedefined > 0)
+		lua_pushfstring(L, "handler %s:%d", info.short_src,
+				info.linedefined);
+	else
+		lua_pushliteral(L, "handler");
 }
 
 /* The result is on top. */
