@@ -82,6 +82,7 @@ describe("vm:attach_io", function()
     contains("write: function expected, got string", refused { port = 0x10, write = "x" })
     contains("device", refused { port = 0x10, device = 5 })
     contains("read: function expected", refused { port = 0x10, device = { read = 1 } })
+    contains("device: table expected, got number", refused { port = 0x10, device = 1 })
   end)
 
   it("refuses options that exclude one another, and names both", function()
@@ -864,7 +865,7 @@ for _, kind in ipairs(batched) do
       local _, vm, vcpu = guest(repeated(3) .. SPIN)
       local seen = {}
       attach(vm, noter(seen))
-      assert.equal("timeout", (vcpu:run { timeout = 0.05 }))
+      assert.equal("timeout", (vcpu:run { timeout = 0.3 }))
       assert.equal(3, #seen)
     end)
 

@@ -350,10 +350,10 @@ describe("a timeout", function()
     local vcpu = quiet(SPIN)
     assert.equal("timeout", (vcpu:run { timeout = 0.001 }))
     for _ = 1, 20 do
-      assert.equal("hlt", (quiet(OUT .. HLT):run { timeout = 0.05 }))
+      assert.equal("hlt", (quiet(OUT .. HLT):run { timeout = 0.3 }))
     end
     local other <const> = quiet(SPIN) -- past the deadlines of all of these
-    assert.equal("timeout", (other:run { timeout = 0.1 }))
+    assert.equal("timeout", (other:run { timeout = 0.4 }))
     assert.equal("hlt", (quiet(OUT .. HLT):run()))
   end)
 
@@ -424,9 +424,9 @@ describe("a timeout", function()
   it("of a suspended run ends no other", function()
     local _, vm, vcpu = guest(OUT .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.05 }) end)
+    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.3 }) end)
     run()
-    assert.equal("timeout", (quiet(SPIN):run { timeout = 0.1 })) -- time goes by
+    assert.equal("timeout", (quiet(SPIN):run { timeout = 0.4 })) -- time goes by
     assert.equal("hlt", (quiet(OUT .. INC_BX .. HLT):run()))
     assert.equal("hlt", run())
   end)

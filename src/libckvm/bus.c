@@ -492,8 +492,11 @@ struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm, enum ckvm_space space,
 
 void ckvm_vm_catch(struct ckvm_vm *vm, enum ckvm_access_exit which, int on)
 {
-	unsigned int bit = 1u << (which - CKVM_EXIT_IO_IN);
+	unsigned int bit = (unsigned int)which - CKVM_EXIT_IO_IN;
 
+	if (bit > CKVM_EXIT_MMIO_WRITE - CKVM_EXIT_IO_IN)
+		return;
+	bit = 1u << bit;
 	if (on)
 		atomic_fetch_or(&vm->bus.catches, bit);
 	else

@@ -85,9 +85,9 @@ static void push_handlers(lua_State *L, struct ckvm_range_config *config)
 		refuse_both(L, "device", "write");
 		luackvm_get(L, 2, "device");
 		source = lua_gettop(L);
-		luaL_argexpected(
-			L, lua_istable(L, source) || lua_isuserdata(L, source),
-			2, "table as device");
+		if (!lua_istable(L, source) && !lua_isuserdata(L, source))
+			luaL_error(L, "device: table expected, got %s",
+				   luaL_typename(L, source));
 	} else {
 		lua_pushnil(L);
 	}

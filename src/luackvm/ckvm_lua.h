@@ -51,11 +51,12 @@ CKVM_API struct ckvm_vm *ckvm_lua_to_vm(lua_State *L, int index);
 CKVM_API struct ckvm_vcpu *ckvm_lua_to_vcpu(lua_State *L, int index);
 
 /*
- * ckvm_vcpu_run for a vCPU whose bus has Lua handlers: never returns
- * CKVM_ACCESS. Handlers run on L and cannot yield. If one raises: -ECANCELED,
- * with the error value (a string gets a traceback) pushed on L; nothing is
- * pushed otherwise. The vCPU's VM must have been pushed, and be alive, on L's
- * state. Does not raise.
+ * ckvm_vcpu_run for a vCPU whose bus has Lua handlers: returns what that does,
+ * but never CKVM_ACCESS. Handlers run on L and cannot yield. If one raises:
+ * -ECANCELED, with the error value (a string gets a traceback) pushed on L;
+ * nothing is pushed otherwise. The vCPU's VM must have been pushed, and be
+ * alive, on L's state, and all its ranges without ops be that state's. Does not
+ * raise.
  */
 CKVM_API int ckvm_lua_run(lua_State *L, struct ckvm_vcpu *vcpu,
 			  const struct ckvm_limits *limits);
