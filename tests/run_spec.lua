@@ -431,6 +431,20 @@ describe("a timeout", function()
     assert.equal("hlt", run())
   end)
 
+  it("of a suspended run, once it has passed, keeps no other from going on", function()
+    local _, suspended_vm, suspended = guest(OUT .. HLT)
+    suspended_vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
+    local co = coroutine.create(function() suspended:run { timeout = 0.001 } end)
+    coroutine.resume(co)
+    local WAIT <const> = "\xb9\xff\xff\xe2\xfe" -- mov $0xffff, %cx; 1: loop 1b
+    local _, vm, vcpu = guest(WAIT .. OUT .. WAIT .. OUT .. HLT)
+    local count = 0
+    vm:attach_io { port = 0x10, write = function() count = count + 1 end }
+    assert.equal("hlt", (vcpu:run()))
+    assert.equal(2, count)
+    assert.equal("suspended", coroutine.status(co))
+  end)
+
   it("of a suspended run stands still within the handler of another", function()
     local _, vm, vcpu = guest(OUT .. INC_BX .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }

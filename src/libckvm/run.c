@@ -283,10 +283,22 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 							 : begin_deadline(vcpu);
 }
 
-/* Between two runs, the timer is for who is to be told of lateness. */
+/*
+ * Between two runs, the timer is for who is to be told of lateness: again in a
+ * while, if it is late already, or no run would ever come to do anything.
+ */
 static void arm_for_late(const struct ckvm__thread *thread, uint64_t deadline)
 {
-	ckvm__arm(thread->late ? earlier(deadline, thread->late_deadline) : 0);
+	uint64_t due = 0, now;
+
+	if (thread->late)
+		due = earlier(deadline, thread->late_deadline);
+	if (due && due != thread->armed) {
+		now = ckvm__now();
+		if (due < now)
+			due = now + thread->late_period;
+	}
+	ckvm__arm(due);
 }
 
 static inline void end_on_thread(struct ckvm__thread *thread,
