@@ -280,6 +280,9 @@ uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
 int ckvm__vm_hold(struct ckvm_vm *vm);
 void ckvm__vm_drop(struct ckvm_vm *vm);
 
+/* An ioctl on the VM's descriptor: a result or -errno. */
+int ckvm__vm_ioctl(struct ckvm_vm *vm, unsigned long request, void *arg);
+
 /* memory.c ---------------------------------------------------------------- */
 
 void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
@@ -359,6 +362,14 @@ static inline bool ckvm__has_batch(const struct ckvm_vcpu *vcpu)
 
 /* Open, in this process, and not in another thread's run? */
 int ckvm__vcpu_check(struct ckvm_vcpu *vcpu);
+
+/*
+ * An ioctl on the vCPU's descriptor, after the registers that were written, so
+ * that it sees them. _change is for one that may change registers: the views
+ * are loaded anew after it.
+ */
+int ckvm__vcpu_ioctl(struct ckvm_vcpu *vcpu, unsigned long request, void *arg);
+int ckvm__vcpu_change(struct ckvm_vcpu *vcpu, unsigned long request, void *arg);
 void ckvm__vcpu_release(struct ckvm_vcpu *vcpu);
 
 /* For the length of a run, by the one thread that may. False: it is gone. */
@@ -419,6 +430,12 @@ int ckvm__merge_registers(struct ckvm_vcpu *vcpu);
 
 /* After a KVM_RUN that failed: was it the registers? Then says which. */
 int ckvm__refused(struct ckvm_vcpu *vcpu, int error);
+
+/* Sends what is written, unless it must wait for an instruction's end. */
+int ckvm__flush_registers(struct ckvm_vcpu *vcpu);
+
+/* Something else has changed registers: every view is loaded before its use. */
+void ckvm__empty_registers(struct ckvm_vcpu *vcpu);
 
 /* stats.c ----------------------------------------------------------------- */
 

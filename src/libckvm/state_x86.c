@@ -250,6 +250,26 @@ int ckvm__refused(struct ckvm_vcpu *vcpu, int error)
 	return error;
 }
 
+int ckvm__flush_registers(struct ckvm_vcpu *vcpu)
+{
+	int error = 0;
+
+	if (likely(!write_pending(vcpu)) || must_wait(vcpu))
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(views) && !error; i++)
+		if (view_written(vcpu, &views[i]))
+			error = send(vcpu, &views[i]);
+	return error;
+}
+
+/* What is written and could not be sent stays: it is laid over the rest. */
+void ckvm__empty_registers(struct ckvm_vcpu *vcpu)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(views); i++)
+		if (!view_written(vcpu, &views[i]))
+			empty(vcpu, &views[i]);
+}
+
 /* The views --------------------------------------------------------------- */
 
 int ckvm_vcpu_view(struct ckvm_vcpu *vcpu, enum ckvm_view bit,

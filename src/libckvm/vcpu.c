@@ -21,6 +21,24 @@ int ckvm__vcpu_check(struct ckvm_vcpu *vcpu)
 	return 0;
 }
 
+int ckvm__vcpu_ioctl(struct ckvm_vcpu *vcpu, unsigned long request, void *arg)
+{
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (!error)
+		error = ckvm__flush_registers(vcpu);
+	return error ? error : ckvm__ioctl(vcpu->kvm, vcpu->fd, request, arg);
+}
+
+int ckvm__vcpu_change(struct ckvm_vcpu *vcpu, unsigned long request, void *arg)
+{
+	int result = ckvm__vcpu_ioctl(vcpu, request, arg);
+
+	if (!ckvm__vcpu_check(vcpu))
+		ckvm__empty_registers(vcpu);
+	return result;
+}
+
 static int map_run(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm *kvm = vcpu->kvm;

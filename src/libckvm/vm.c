@@ -140,14 +140,18 @@ struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm)
 	return vm->kvm;
 }
 
-int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
+int ckvm__vm_ioctl(struct ckvm_vm *vm, unsigned long request, void *arg)
 {
 	int result = ckvm__vm_hold(vm);
 
 	if (result)
 		return result;
-	result = ckvm__ioctl(vm->kvm, vm->fd, KVM_CHECK_EXTENSION,
-			     (void *)(uintptr_t)cap);
+	result = ckvm__ioctl(vm->kvm, vm->fd, request, arg);
 	ckvm__vm_drop(vm);
 	return result;
+}
+
+int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
+{
+	return ckvm__vm_ioctl(vm, KVM_CHECK_EXTENSION, (void *)(uintptr_t)cap);
 }

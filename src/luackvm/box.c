@@ -207,8 +207,10 @@ static void push_members(lua_State *L, const struct luackvm_type *type)
 	const struct luackvm_property *property;
 
 	lua_newtable(L);
-	if (type->methods)
-		luaL_setfuncs(L, type->methods, 0);
+	for (int i = 0; type->methods && type->methods[i]; i++)
+		luaL_setfuncs(L, type->methods[i], 0);
+	for (int i = 0; type->states && type->states[i]; i++)
+		luackvm_add_states(L, type, type->states[i]);
 	for (property = type->properties; property && property->name;
 	     property++) {
 		lua_pushlightuserdata(L, (void *)(uintptr_t)property);

@@ -79,7 +79,7 @@ static const struct luackvm_property properties[] = {
 
 const struct luackvm_type luackvm_buffer = {
 	.name = "buffer",
-	.methods = methods,
+	.methods = (const luaL_Reg *const[]){ methods, NULL },
 	.properties = properties,
 	.ref = ref,
 	.unref = unref,

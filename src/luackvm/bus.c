@@ -288,7 +288,7 @@ static const luaL_Reg methods[] = { { "detach", detach }, { NULL, NULL } };
 
 const struct luackvm_type luackvm_range = {
 	.name = "range",
-	.methods = methods,
+	.methods = (const luaL_Reg *const[]){ methods, NULL },
 	.ref = ref,
 	.unref = unref,
 	.end = end,

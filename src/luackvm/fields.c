@@ -36,24 +36,34 @@ uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 
 /* To a table -------------------------------------------------------------- */
 
+static void push_element(lua_State *L, const struct luackvm_field *field,
+			 const void *at)
+{
+	if (field->sub)
+		luackvm_push_struct(L, field->sub, at);
+	else
+		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
+}
+
+static void push_array(lua_State *L, const struct luackvm_field *field,
+		       const uint8_t *at)
+{
+	lua_createtable(L, field->count, 0);
+	for (int i = 0; i < field->count; i++) {
+		push_element(L, field, at + (size_t)i * field->size);
+		lua_rawseti(L, -2, i + 1);
+	}
+}
+
 void luackvm_push_field(lua_State *L, const struct luackvm_field *field,
 			const void *at)
 {
-	uint8_t data[LUACKVM_MAX_ARRAY];
-
-	if (!field->count) {
-		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
-		return;
-	}
-	/* Making a table may collect, and what is collected close the vCPU. */
-	memcpy(data, at, (size_t)field->size * field->count);
-	lua_createtable(L, field->count, 0);
-	for (int i = 0; i < field->count; i++) {
-		lua_pushinteger(
-			L, (lua_Integer)luackvm_load(data + i * field->size,
-						     field->size));
-		lua_rawseti(L, -2, i + 1);
-	}
+	if (field->bytes)
+		lua_pushlstring(L, at, field->count);
+	else if (field->count)
+		push_array(L, field, at);
+	else
+		push_element(L, field, at);
 }
 
 void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
@@ -64,14 +74,31 @@ void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
 	luaL_checkstack(L, 4, NULL);
 	lua_newtable(L);
 	for (field = def->fields; field->name; field++) {
-		const uint8_t *at = (const uint8_t *)data + field->offset;
-
-		if (field->sub)
-			luackvm_push_struct(L, field->sub, at);
-		else
-			luackvm_push_field(L, field, at);
+		luackvm_push_field(L, field,
+				   (const uint8_t *)data + field->offset);
 		lua_setfield(L, -2, field->name);
 	}
+}
+
+/* The field's value is on top. */
+static bool is_full_field(lua_State *L, const struct luackvm_field *field)
+{
+	bool full = !lua_isnil(L, -1);
+
+	if (!full || field->bytes || (!field->sub && !field->count))
+		return full;
+	if (!lua_istable(L, -1))
+		return false;
+	if (!field->sub)
+		return lua_rawlen(L, -1) >= field->count;
+	if (!field->count)
+		return luackvm_is_full(L, lua_gettop(L), field->sub);
+	for (int i = 1; i <= field->count && full; i++) {
+		full = lua_rawgeti(L, -1, i) == LUA_TTABLE &&
+		       luackvm_is_full(L, lua_gettop(L), field->sub);
+		lua_pop(L, 1);
+	}
+	return full;
 }
 
 bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
@@ -79,15 +106,10 @@ bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def)
 	const struct luackvm_field *field;
 	bool full = true;
 
-	luaL_checkstack(L, 2, NULL);
+	luaL_checkstack(L, 4, NULL);
 	for (field = def->fields; field->name && full; field++) {
-		full = luackvm_get(L, index, field->name) != LUA_TNIL;
-		if (full && field->sub)
-			full = lua_istable(L, -1) &&
-			       luackvm_is_full(L, lua_gettop(L), field->sub);
-		else if (full && field->count)
-			full = lua_istable(L, -1) &&
-			       lua_rawlen(L, -1) >= field->count;
+		luackvm_get(L, index, field->name);
+		full = is_full_field(L, field);
 		lua_pop(L, 1);
 	}
 	return full;
@@ -107,24 +129,76 @@ static const struct luackvm_field *find_field(lua_State *L,
 	return NULL;
 }
 
-static void read_array(lua_State *L, const struct luackvm_field *field,
-		       const char *name, uint8_t *data)
+static uint32_t read_fields(lua_State *L, int index, const char *path,
+			    const struct luackvm_struct *def, uint8_t *data);
+
+static void check_table(lua_State *L, const char *name)
 {
 	if (!lua_istable(L, -1))
 		luaL_error(L, "%s: table expected, got %s", name,
 			   luaL_typename(L, -1));
+}
+
+/* The value is on top, as it is for the others below. */
+static uint32_t read_element(lua_State *L, const struct luackvm_field *field,
+			     const char *name, uint8_t *data)
+{
+	if (field->sub) {
+		check_table(L, name);
+		return read_fields(L, lua_gettop(L), name, field->sub, data);
+	}
+	luackvm_store(data, field->size,
+		      luackvm_field_value(L, -1, name, field->size));
+	return 0;
+}
+
+static void read_bytes(lua_State *L, const struct luackvm_field *field,
+		       const char *name, uint8_t *data)
+{
+	size_t length;
+	const char *bytes;
+
+	if (lua_type(L, -1) != LUA_TSTRING)
+		luaL_error(L, "%s: string of %d bytes expected, got %s", name,
+			   (int)field->count, luaL_typename(L, -1));
+	bytes = lua_tolstring(L, -1, &length);
+	if (length != field->count)
+		luaL_error(L, "%s: string of %d bytes expected, got %I bytes",
+			   name, (int)field->count, (lua_Integer)length);
+	memcpy(data, bytes, length);
+}
+
+static void read_array(lua_State *L, const struct luackvm_field *field,
+		       const char *name, uint8_t *data)
+{
+	check_table(L, name);
+	luaL_checkstack(L, 8, NULL);
 	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
 		lua_Integer i = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
-		const char *key;
+		const char *key = luaL_tolstring(L, -2, NULL);
 
-		lua_pushvalue(L, -2);
-		key = luaL_tolstring(L, -1, NULL);
 		if (i < 1 || i > field->count)
 			luaL_error(L, "%s[%s]: no such element", name, key);
-		luackvm_store(data + (i - 1) * field->size, field->size,
-			      luackvm_field_value(L, -3, name, field->size));
-		lua_pop(L, 2);
+		key = lua_pushfstring(L, "%s[%I]", name, i);
+		lua_pushvalue(L, -3);
+		read_element(L, field, key, data + (i - 1) * field->size);
+		lua_pop(L, 3);
 	}
+}
+
+/* Returns the validity flags that it names. */
+static uint32_t read_field(lua_State *L, const struct luackvm_field *field,
+			   const char *name, uint8_t *data)
+{
+	uint32_t flags = 0;
+
+	if (field->bytes)
+		read_bytes(L, field, name, data);
+	else if (field->count)
+		read_array(L, field, name, data);
+	else
+		flags = read_element(L, field, name, data);
+	return flags | field->flag;
 }
 
 /* Returns the validity flags that were named. `path` is for messages. */
@@ -146,20 +220,7 @@ static uint32_t read_fields(lua_State *L, int index, const char *path,
 		}
 		name = lua_pushfstring(L, "%s.%s", path, field->name);
 		lua_insert(L, -2);
-		flags |= field->flag;
-		if (field->sub) {
-			if (!lua_istable(L, -1))
-				luaL_error(L, "%s: table expected, got %s",
-					   name, luaL_typename(L, -1));
-			flags |= read_fields(L, lua_absindex(L, -1), name,
-					     field->sub, data + field->offset);
-		} else if (field->count) {
-			read_array(L, field, name, data + field->offset);
-		} else {
-			luackvm_store(
-				data + field->offset, field->size,
-				luackvm_field_value(L, -1, name, field->size));
-		}
+		flags |= read_field(L, field, name, data + field->offset);
 	}
 	return flags;
 }

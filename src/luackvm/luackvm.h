@@ -107,10 +107,33 @@ struct luackvm_property {
 	void (*push)(lua_State *L, struct luackvm_box *box);
 };
 
+/* A struct that the kernel gets and sets whole: methods get_x and set_x. */
+struct luackvm_state {
+	const char *name; /* "regs" */
+	const struct luackvm_struct *def;
+	int (*get)(void *object, void *data);	    /* NULL: there is none */
+	int (*set)(void *object, const void *data); /* likewise */
+};
+
+/* The functions of one for ckvm_OBJECT_get_NAME and ckvm_OBJECT_set_NAME. */
+#define LUACKVM_GET(object_, name_)                                \
+	static int get_##name_(void *object, void *data)           \
+	{                                                          \
+		return ckvm_##object_##_get_##name_(object, data); \
+	}
+#define LUACKVM_SET(object_, name_)                                \
+	static int set_##name_(void *object, const void *data)     \
+	{                                                          \
+		return ckvm_##object_##_set_##name_(object, data); \
+	}
+#define LUACKVM_GET_SET(object_, name_) \
+	LUACKVM_GET(object_, name_) LUACKVM_SET(object_, name_)
+
 /* A kind of object. Its address is its metatable's key in the registry. */
 struct luackvm_type {
-	const char *name; /* "vCPU": in messages */
-	const luaL_Reg *methods;
+	const char *name;		/* "vCPU": in messages */
+	const luaL_Reg *const *methods; /* lists, by topic, up to NULL */
+	const struct luackvm_state *const *states; /* lists; NULL: none */
 	const struct luackvm_property *properties; /* NULL: none */
 	void (*ref)(void *object); /* NULL, like unref: none is kept */
 	void (*unref)(void *object);
@@ -226,8 +249,9 @@ struct luackvm_struct;
 struct luackvm_field {
 	const char *name;
 	uint16_t offset;
-	uint8_t size;			  /* bytes of one element */
-	uint8_t count;			  /* 0: not an array */
+	uint16_t size;	/* bytes of one element */
+	uint16_t count; /* 0: not an array */
+	bool bytes;	/* an array of bytes that is a string in Lua */
 	const struct luackvm_struct *sub; /* NULL: a scalar */
 	uint32_t flag;			  /* validity bit that naming it sets */
 };
@@ -245,14 +269,55 @@ struct luackvm_struct {
 		.name = #member, .offset = offsetof(type, member), \
 		.size = LUACKVM_SIZE(type, member)                 \
 	}
+#define LUACKVM_ARRAY(type, member)                                \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member[0]),             \
+		.count = LUACKVM_SIZE(type, member) /              \
+			 LUACKVM_SIZE(type, member[0])             \
+	}
+#define LUACKVM_BYTES(type, member)                                           \
+	{                                                                     \
+		.name = #member, .offset = offsetof(type, member), .size = 1, \
+		.count = LUACKVM_SIZE(type, member), .bytes = true            \
+	}
+#define LUACKVM_PART(type, member, def)                            \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member), .sub = &(def)  \
+	}
+#define LUACKVM_PARTS(type, member, def)                           \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member[0]),             \
+		.count = LUACKVM_SIZE(type, member) /              \
+			 LUACKVM_SIZE(type, member[0]),            \
+		.sub = &(def)                                      \
+	}
+#define LUACKVM_END          \
+	{                    \
+		.name = NULL \
+	}
 
 /* structs_x86.c */
 extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
 	luackvm_kvm_vcpu_events;
 
-#define LUACKVM_MAX_ARRAY 256 /* bytes of the largest array in a struct */
+#define LUACKVM_MAX_ARRAY 256	/* bytes of the largest array of scalars */
+#define LUACKVM_MAX_STRUCT 1024 /* of a struct that a luackvm_state has */
 
-/* Pushes a scalar or an array of them. */
+/* Adds the methods of a list of states, up to a NULL name, to the table on top.
+ */
+void luackvm_add_states(lua_State *L, const struct luackvm_type *type,
+			const struct luackvm_state *states);
+
+/* All bytes of a field. */
+static inline size_t luackvm_field_size(const struct luackvm_field *field)
+{
+	return (size_t)field->size * (field->count ? field->count : 1);
+}
+
+/* Pushes whatever is in the field. */
 void luackvm_push_field(lua_State *L, const struct luackvm_field *field,
 			const void *at);
 

@@ -5,16 +5,11 @@
 #include "compat.h"
 #include "luackvm.h"
 
-#define END                  \
-	{                    \
-		.name = NULL \
-	}
-
 #define F(member) LUACKVM_SCALAR(struct kvm_regs, member)
 static const struct luackvm_field regs_fields[] = {
-	F(rax), F(rbx), F(rcx), F(rdx),	   F(rsi), F(rdi), F(rsp),
-	F(rbp), F(r8),	F(r9),	F(r10),	   F(r11), F(r12), F(r13),
-	F(r14), F(r15), F(rip), F(rflags), END,
+	F(rax), F(rbx), F(rcx), F(rdx),	   F(rsi),	F(rdi), F(rsp),
+	F(rbp), F(r8),	F(r9),	F(r10),	   F(r11),	F(r12), F(r13),
+	F(r14), F(r15), F(rip), F(rflags), LUACKVM_END,
 };
 #undef F
 const struct luackvm_struct luackvm_kvm_regs = { "kvm_regs",
@@ -23,8 +18,9 @@ const struct luackvm_struct luackvm_kvm_regs = { "kvm_regs",
 
 #define F(member) LUACKVM_SCALAR(struct kvm_segment, member)
 static const struct luackvm_field segment_fields[] = {
-	F(base), F(limit), F(selector), F(type), F(present),  F(dpl), F(db),
-	F(s),	 F(l),	   F(g),	F(avl),	 F(unusable), END,
+	F(base), F(limit),    F(selector), F(type), F(present),
+	F(dpl),	 F(db),	      F(s),	   F(l),    F(g),
+	F(avl),	 F(unusable), LUACKVM_END,
 };
 #undef F
 static const struct luackvm_struct segment = { "kvm_segment",
@@ -32,41 +28,26 @@ static const struct luackvm_struct segment = { "kvm_segment",
 					       segment_fields, 0 };
 
 #define F(member) LUACKVM_SCALAR(struct kvm_dtable, member)
-static const struct luackvm_field dtable_fields[] = { F(base), F(limit), END };
+static const struct luackvm_field dtable_fields[] = { F(base), F(limit),
+						      LUACKVM_END };
 #undef F
 static const struct luackvm_struct dtable = { "kvm_dtable",
 					      sizeof(struct kvm_dtable),
 					      dtable_fields, 0 };
 
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
-#define S(member, def)                                                         \
-	{                                                                      \
-		.name = #member, .offset = offsetof(struct kvm_sregs, member), \
-		.size = LUACKVM_SIZE(struct kvm_sregs, member), .sub = &(def)  \
-	}
+#define S(member, def) LUACKVM_PART(struct kvm_sregs, member, def)
 static const struct luackvm_field sregs_fields[] = {
-	S(cs, segment),
-	S(ds, segment),
-	S(es, segment),
-	S(fs, segment),
-	S(gs, segment),
-	S(ss, segment),
-	S(tr, segment),
-	S(ldt, segment),
-	S(gdt, dtable),
-	S(idt, dtable),
-	F(cr0),
-	F(cr2),
-	F(cr3),
-	F(cr4),
-	F(cr8),
-	F(efer),
-	F(apic_base),
-	{ .name = "interrupt_bitmap",
-	  .offset = offsetof(struct kvm_sregs, interrupt_bitmap),
-	  .size = 8,
-	  .count = (KVM_NR_INTERRUPTS + 63) / 64 },
-	END,
+	S(cs, segment), S(ds, segment),
+	S(es, segment), S(fs, segment),
+	S(gs, segment), S(ss, segment),
+	S(tr, segment), S(ldt, segment),
+	S(gdt, dtable), S(idt, dtable),
+	F(cr0),		F(cr2),
+	F(cr3),		F(cr4),
+	F(cr8),		F(efer),
+	F(apic_base),	LUACKVM_ARRAY(struct kvm_sregs, interrupt_bitmap),
+	LUACKVM_END,
 };
 #undef F
 #undef S
@@ -99,34 +80,34 @@ static const struct luackvm_field exception_fields[] = {
 	F(exception, has_error_code),
 	V(exception, pending, KVM_VCPUEVENT_VALID_PAYLOAD),
 	F(exception, error_code),
-	END,
+	LUACKVM_END,
 };
 static const struct luackvm_field interrupt_fields[] = {
 	F(interrupt, injected),
 	F(interrupt, nr),
 	F(interrupt, soft),
 	V(interrupt, shadow, KVM_VCPUEVENT_VALID_SHADOW),
-	END,
+	LUACKVM_END,
 };
 static const struct luackvm_field nmi_fields[] = {
 	F(nmi, injected),
 	V(nmi, pending, KVM_VCPUEVENT_VALID_NMI_PENDING),
 	F(nmi, masked),
-	END,
+	LUACKVM_END,
 };
 static const struct luackvm_field smi_fields[] = {
 	V(smi, smm, KVM_VCPUEVENT_VALID_SMM),
 	V(smi, pending, KVM_VCPUEVENT_VALID_SMM),
 	V(smi, smm_inside_nmi, KVM_VCPUEVENT_VALID_SMM),
 	V(smi, latched_init, KVM_VCPUEVENT_VALID_SMM),
-	END,
+	LUACKVM_END,
 };
 static const struct luackvm_field triple_fault_fields[] = {
 	{ .name = "pending",
 	  .offset = 0,
 	  .size = 1,
 	  .flag = KVM_VCPUEVENT_VALID_TRIPLE_FAULT },
-	END,
+	LUACKVM_END,
 };
 PART(exception, exception_fields);
 PART(interrupt, interrupt_fields);
@@ -159,7 +140,7 @@ static const struct luackvm_field events_fields[] = {
 	  .sub = &triple_fault },
 	V(exception_has_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
 	V(exception_payload, KVM_VCPUEVENT_VALID_PAYLOAD),
-	END,
+	LUACKVM_END,
 };
 #undef S
 #undef V

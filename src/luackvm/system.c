@@ -119,13 +119,15 @@ static int create_vm(lua_State *L)
 	return 1;
 }
 
-static const luaL_Reg methods[] = {
+static const luaL_Reg system_methods[] = {
 	{ "get_api_version", get_api_version },
 	{ "get_vcpu_mmap_size", get_vcpu_mmap_size },
 	{ "check_extension", check_extension },
 	{ "create_vm", create_vm },
 	{ NULL, NULL },
 };
+
+static const luaL_Reg *const methods[] = { system_methods, NULL };
 
 const struct luackvm_type luackvm_system = {
 	.name = "kvm",

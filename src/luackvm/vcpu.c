@@ -96,97 +96,17 @@ void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 
 /* Registers --------------------------------------------------------------- */
 
-static struct ckvm_vcpu *self(lua_State *L)
-{
-	return luackvm_check(L, 1, &luackvm_vcpu);
-}
+LUACKVM_GET_SET(vcpu, regs)
+LUACKVM_GET_SET(vcpu, sregs)
+LUACKVM_GET_SET(vcpu, vcpu_events)
 
-static int got(lua_State *L, int error, const struct luackvm_struct *def,
-	       const void *data)
-{
-	if (error)
-		return luackvm_fail(L, error, NULL);
-	luackvm_push_struct(L, def, data);
-	return 1;
-}
-
-static int set(lua_State *L, int error)
-{
-	return error ? luackvm_fail(L, error, NULL) : 0;
-}
-
-/* Must the fields that the table at 2 leaves out be got first? */
-static bool is_partial(lua_State *L, const struct luackvm_struct *def)
-{
-	luaL_checktype(L, 2, LUA_TTABLE);
-	return !luackvm_is_full(L, 2, def);
-}
-
-static int get_regs(lua_State *L)
-{
-	struct kvm_regs regs;
-	int error = ckvm_vcpu_get_regs(self(L), &regs);
-
-	return got(L, error, &luackvm_kvm_regs, &regs);
-}
-
-static int set_regs(lua_State *L)
-{
-	struct ckvm_vcpu *vcpu = self(L);
-	struct kvm_regs regs = { 0 };
-	int error = 0;
-
-	if (is_partial(L, &luackvm_kvm_regs))
-		error = ckvm_vcpu_get_regs(vcpu, &regs);
-	if (error)
-		return luackvm_fail(L, error, NULL);
-	luackvm_read_struct(L, 2, &luackvm_kvm_regs, &regs);
-	return set(L, ckvm_vcpu_set_regs(vcpu, &regs));
-}
-
-static int get_sregs(lua_State *L)
-{
-	struct kvm_sregs sregs;
-	int error = ckvm_vcpu_get_sregs(self(L), &sregs);
-
-	return got(L, error, &luackvm_kvm_sregs, &sregs);
-}
-
-static int set_sregs(lua_State *L)
-{
-	struct ckvm_vcpu *vcpu = self(L);
-	struct kvm_sregs sregs = { 0 };
-	int error = 0;
-
-	if (is_partial(L, &luackvm_kvm_sregs))
-		error = ckvm_vcpu_get_sregs(vcpu, &sregs);
-	if (error)
-		return luackvm_fail(L, error, NULL);
-	luackvm_read_struct(L, 2, &luackvm_kvm_sregs, &sregs);
-	return set(L, ckvm_vcpu_set_sregs(vcpu, &sregs));
-}
-
-static int get_vcpu_events(lua_State *L)
-{
-	struct kvm_vcpu_events events;
-	int error = ckvm_vcpu_get_vcpu_events(self(L), &events);
-
-	return got(L, error, &luackvm_kvm_vcpu_events, &events);
-}
-
-static int set_vcpu_events(lua_State *L)
-{
-	struct ckvm_vcpu *vcpu = self(L);
-	struct kvm_vcpu_events events = { 0 };
-	int error = 0;
-
-	if (is_partial(L, &luackvm_kvm_vcpu_events))
-		error = ckvm_vcpu_get_vcpu_events(vcpu, &events);
-	if (error)
-		return luackvm_fail(L, error, NULL);
-	luackvm_read_struct(L, 2, &luackvm_kvm_vcpu_events, &events);
-	return set(L, ckvm_vcpu_set_vcpu_events(vcpu, &events));
-}
+static const struct luackvm_state registers[] = {
+	{ "regs", &luackvm_kvm_regs, get_regs, set_regs },
+	{ "sregs", &luackvm_kvm_sregs, get_sregs, set_sregs },
+	{ "vcpu_events", &luackvm_kvm_vcpu_events, get_vcpu_events,
+	  set_vcpu_events },
+	{ .name = NULL },
+};
 
 /* Properties -------------------------------------------------------------- */
 
@@ -244,19 +164,10 @@ static void push_stats(lua_State *L, struct luackvm_box *box)
 	lua_setfield(L, -2, "handler_time");
 }
 
-static const luaL_Reg methods[] = {
-	{ "get_regs", get_regs },
-	{ "set_regs", set_regs },
-	{ "get_sregs", get_sregs },
-	{ "set_sregs", set_sregs },
-	{ "get_vcpu_events", get_vcpu_events },
-	{ "set_vcpu_events", set_vcpu_events },
-	{ "run", luackvm_run },
-	{ "run_once", luackvm_run_once },
-	{ "finish", luackvm_finish },
-	{ "stop", luackvm_stop },
-	{ "kick", luackvm_kick },
-	{ NULL, NULL },
+static const luaL_Reg vcpu_methods[] = {
+	{ "run", luackvm_run },	      { "run_once", luackvm_run_once },
+	{ "finish", luackvm_finish }, { "stop", luackvm_stop },
+	{ "kick", luackvm_kick },     { NULL, NULL },
 };
 
 static const struct luackvm_property properties[] = {
@@ -270,9 +181,13 @@ static const struct luackvm_property properties[] = {
 	{ NULL, NULL },
 };
 
+static const luaL_Reg *const methods[] = { vcpu_methods, NULL };
+static const struct luackvm_state *const states[] = { registers, NULL };
+
 const struct luackvm_type luackvm_vcpu = {
 	.name = "vCPU",
 	.methods = methods,
+	.states = states,
 	.properties = properties,
 	.ref = ref,
 	.unref = unref,

@@ -135,7 +135,7 @@ static int on(lua_State *L)
 	return 0;
 }
 
-static const luaL_Reg methods[] = {
+static const luaL_Reg vm_methods[] = {
 	{ "check_extension", check_extension },
 	{ "create_vcpu", luackvm_create_vcpu },
 	{ "add_memory", luackvm_add_memory },
@@ -162,6 +162,8 @@ static const struct luackvm_property properties[] = {
 	{ "vcpus", luackvm_list_vcpus },
 	{ NULL, NULL },
 };
+
+static const luaL_Reg *const methods[] = { vm_methods, NULL };
 
 const struct luackvm_type luackvm_vm = {
 	.name = "VM",
