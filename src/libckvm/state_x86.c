@@ -117,11 +117,14 @@ static void forget(struct ckvm_vcpu *vcpu, const struct view *view)
 
 	if (!view_written(vcpu, view))
 		return;
+	vcpu->written_views &= ~view->bit;
+	if (!vcpu->written_views) {
+		memset(vcpu->written, 0, sizeof(vcpu->written));
+		atomic_fetch_and(&vcpu->attend, ~ATTEND_WRITES);
+		return;
+	}
 	for (size_t i = first_word(view->offset); i <= last; i++)
 		vcpu->written[i] &= ~span(i, view->offset, view->size);
-	vcpu->written_views &= ~view->bit;
-	if (!vcpu->written_views)
-		atomic_fetch_and(&vcpu->attend, ~ATTEND_WRITES);
 }
 
 /* Loading and sending ----------------------------------------------------- */

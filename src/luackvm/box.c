@@ -153,26 +153,60 @@ void luackvm_close_all(lua_State *L)
 	lua_pop(L, 1);
 }
 
-/* Upvalues of __index: the type, and its methods and properties by name. */
-enum { UP_TYPE = 1, UP_MEMBERS };
-
-/* A typo does not pass as nil. */
-static int index_object(lua_State *L)
+struct luackvm_names *luackvm_push_names(lua_State *L, int table,
+					 const void *owner)
 {
-	const struct luackvm_property *property;
-	const struct luackvm_type *type;
-	struct luackvm_box *box;
+	struct luackvm_names *names;
+
+	table = lua_absindex(L, table);
+	names = lua_newuserdatauv(L, sizeof(*names), 1);
+	*names = (struct luackvm_names){ .owner = owner };
+	lua_pushvalue(L, table);
+	lua_setiuservalue(L, -2, 1);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
+		const char *name = lua_tostring(L, -2);
+		unsigned int i = luackvm_name_slot(name);
+
+		if (!lua_islightuserdata(L, -1))
+			continue;
+		names->slot[i].name = name;
+		names->slot[i].value = lua_touserdata(L, -1);
+	}
+	return names;
+}
+
+/* Upvalues of __index: the properties' names, and all members. */
+enum { UP_NAMES = 1, UP_MEMBERS };
+
+/* A typo does not pass as nil. Pushes a method, or returns a property. */
+static const struct luackvm_property *
+find_member(lua_State *L, const struct luackvm_type *type)
+{
 	int found;
 
 	lua_pushvalue(L, 2);
 	found = lua_rawget(L, lua_upvalueindex(UP_MEMBERS));
-	if (found == LUA_TFUNCTION)
+	if (found == LUA_TLIGHTUSERDATA)
+		return lua_touserdata(L, -1);
+	if (found != LUA_TFUNCTION)
+		luaL_error(L, "%s has no method or field '%s'", type->name,
+			   luaL_tolstring(L, 2, NULL));
+	return NULL;
+}
+
+static int index_object(lua_State *L)
+{
+	const struct luackvm_names *names =
+		lua_touserdata(L, lua_upvalueindex(UP_NAMES));
+	const struct luackvm_type *type = names->owner;
+	const struct luackvm_property *property =
+		luackvm_find_name(L, 2, names);
+	struct luackvm_box *box;
+
+	if (!property)
+		property = find_member(L, type);
+	if (!property)
 		return 1;
-	property = lua_touserdata(L, -1);
-	type = lua_touserdata(L, lua_upvalueindex(UP_TYPE));
-	if (found != LUA_TLIGHTUSERDATA)
-		return luaL_error(L, "%s has no method or field '%s'",
-				  type->name, luaL_tolstring(L, 2, NULL));
 	/* The type in a box is quicker to look at than its metatable. */
 	box = lua_touserdata(L, 1);
 	if (!box || lua_rawlen(L, 1) != sizeof(*box) || box->type != type)
@@ -230,9 +264,10 @@ void luackvm_register_type(lua_State *L, const struct luackvm_type *type)
 {
 	lua_createtable(L, 0, 8); /* the metatable */
 
-	lua_pushlightuserdata(L, (void *)(uintptr_t)type);
 	push_members(L, type);
 	set_closure(L, "close", close_object, type);
+	luackvm_push_names(L, -1, type);
+	lua_insert(L, -2);
 	lua_pushcclosure(L, index_object, 2);
 	lua_setfield(L, -2, "__index");
 

@@ -10,8 +10,17 @@ uint64_t luackvm_load(const void *data, size_t size)
 {
 	uint64_t value = 0;
 
-	memcpy(&value, data, size);
-	return value;
+	/* A length that the compiler knows is no call of memcpy. */
+	switch (size) {
+	case 1:
+		return *(const uint8_t *)data;
+	case 8:
+		memcpy(&value, data, 8);
+		return value;
+	default:
+		memcpy(&value, data, size);
+		return value;
+	}
 }
 
 void luackvm_store(void *data, size_t size, uint64_t value)

@@ -13,6 +13,7 @@
 #include "ckvm_lua.h"
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* host.c ------------------------------------------------------------------ */
@@ -106,6 +107,41 @@ struct luackvm_property {
 	const char *name;
 	void (*push)(lua_State *L, struct luackvm_box *box);
 };
+
+/*
+ * From a key to a pointer at less cost than a table's. Lua keeps a short string
+ * once, so that its address tells it: if it is that of a key which the table
+ * holds, it is that key. If it is not, the table knows better.
+ */
+#define LUACKVM_NAMES 64
+struct luackvm_names {
+	const void *owner;
+	struct {
+		const char *name;
+		const void *value;
+	} slot[LUACKVM_NAMES];
+};
+
+/* Pushes one for the keys of light userdata in the table at index. */
+struct luackvm_names *luackvm_push_names(lua_State *L, int table,
+					 const void *owner);
+
+static inline unsigned int luackvm_name_slot(const char *name)
+{
+	return (unsigned int)((uintptr_t)name / 16 % LUACKVM_NAMES);
+}
+
+/* The pointer for the key at index; NULL: not known here. */
+static inline const void *luackvm_find_name(lua_State *L, int index,
+					    const struct luackvm_names *names)
+{
+	const char *name = lua_tostring(L, index);
+	unsigned int i = luackvm_name_slot(name);
+
+	return likely(name && names->slot[i].name == name)
+		       ? names->slot[i].value
+		       : NULL;
+}
 
 /* A struct that the kernel gets and sets whole: methods get_x and set_x. */
 struct luackvm_state {
@@ -355,7 +391,7 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number);
 
 /* User values of a VM's box, and of a vCPU's. */
 enum { VM_HANDLERS = 1, VM_CHILDREN };
-enum { VCPU_VM = 1, VCPU_CACHE, VCPU_STOP };
+enum { VCPU_VM = 1, VCPU_CACHE, VCPU_STOP, VCPU_REGS, VCPU_SREGS, VCPU_EVENTS };
 
 /* Keys in a VM's table of handlers: RANGE_SLOTS for each range, from 1 on. */
 enum { SLOT_READ, SLOT_WRITE, SLOT_DEVICE, SLOT_RANGE, RANGE_SLOTS };

@@ -193,5 +193,5 @@ const struct luackvm_type luackvm_vcpu = {
 	.unref = unref,
 	.end = end,
 	.close = close_vcpu,
-	.values = 3,
+	.values = VCPU_EVENTS,
 };

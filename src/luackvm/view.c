@@ -13,7 +13,7 @@ static const char tag;
 struct view {
 	const char *tag;
 	struct luackvm_box *vcpu; /* the vCPU's box, which is user value 1 */
-	const struct luackvm_struct *def;
+	const struct luackvm_names *fields; /* the metatable's */
 	enum ckvm_view which;
 	uint16_t base;	/* of this part, in the whole */
 	uint16_t flags; /* offset of the whole's validity flags; 0: none */
@@ -30,8 +30,13 @@ static struct view *check_view(lua_State *L)
 	return view;
 }
 
-static const struct luackvm_field *check_field(lua_State *L,
-					       const struct view *view)
+static const struct luackvm_struct *view_struct(const struct view *view)
+{
+	return view->fields->owner;
+}
+
+static const struct luackvm_field *find_field(lua_State *L,
+					      const struct view *view)
 {
 	const struct luackvm_field *field;
 
@@ -39,9 +44,18 @@ static const struct luackvm_field *check_field(lua_State *L,
 	lua_rawget(L, lua_upvalueindex(1));
 	field = lua_touserdata(L, -1);
 	if (!field)
-		luaL_error(L, "%s has no field '%s'", view->def->name,
+		luaL_error(L, "%s has no field '%s'", view_struct(view)->name,
 			   luaL_tolstring(L, 2, NULL));
 	return field;
+}
+
+static inline const struct luackvm_field *check_field(lua_State *L,
+						      const struct view *view)
+{
+	const struct luackvm_field *field =
+		luackvm_find_name(L, 2, view->fields);
+
+	return likely(field) ? field : find_field(L, view);
 }
 
 static const uint8_t *view_data(lua_State *L, const struct view *view)
@@ -54,7 +68,8 @@ static const uint8_t *view_data(lua_State *L, const struct view *view)
 	return (const uint8_t *)data + view->base;
 }
 
-static void push_view(lua_State *L, const struct view *view, int vcpu);
+static void push_view(lua_State *L, const struct view *view,
+		      const struct luackvm_struct *def, int vcpu);
 
 /* A part that is a struct: made once, and kept in user value 2. */
 static int push_part(lua_State *L, const struct view *view,
@@ -63,7 +78,6 @@ static int push_part(lua_State *L, const struct view *view,
 	struct view part = {
 		.tag = &tag,
 		.vcpu = view->vcpu,
-		.def = field->sub,
 		.which = view->which,
 		.base = (uint16_t)(view->base + field->offset),
 		.flags = view->flags,
@@ -80,7 +94,7 @@ static int push_part(lua_State *L, const struct view *view,
 		return 1;
 	lua_pop(L, 1);
 	lua_getiuservalue(L, 1, 1);
-	push_view(L, &part, lua_gettop(L));
+	push_view(L, &part, field->sub, lua_gettop(L));
 	lua_pushvalue(L, 2);
 	lua_pushvalue(L, -2);
 	lua_rawset(L, -5);
@@ -124,7 +138,7 @@ static void assign_table(lua_State *L, const struct view *view,
 			 const struct luackvm_field *field)
 {
 	struct luackvm_field fields[] = { *field, { .name = NULL } };
-	struct luackvm_struct def = { view->def->name, 0, fields, 0 };
+	struct luackvm_struct def = { view_struct(view)->name, 0, fields, 0 };
 	uint8_t data[LUACKVM_MAX_ARRAY];
 
 	luaL_argcheck(L,
@@ -165,7 +179,7 @@ static int assign_view(lua_State *L)
 static int next_field(lua_State *L)
 {
 	const struct view *view = check_view(L);
-	const struct luackvm_field *field = view->def->fields;
+	const struct luackvm_field *field = view_struct(view)->fields;
 
 	if (!lua_isnoneornil(L, 2))
 		field = check_field(L, view) + 1;
@@ -213,6 +227,8 @@ static void push_metatable(lua_State *L, const struct luackvm_struct *def)
 		lua_pushlightuserdata(L, (void *)(uintptr_t)field);
 		lua_setfield(L, fields, field->name);
 	}
+	luackvm_push_names(L, fields, def);
+	lua_setfield(L, meta, "fields");
 	set_method(L, "__index", index_view, meta, fields);
 	set_method(L, "__newindex", assign_view, meta, fields);
 	set_method(L, "__pairs", pairs_view, meta, fields);
@@ -225,47 +241,48 @@ static void push_metatable(lua_State *L, const struct luackvm_struct *def)
 	lua_rawsetp(L, LUA_REGISTRYINDEX, def);
 }
 
-static void push_view(lua_State *L, const struct view *view, int vcpu)
+static void push_view(lua_State *L, const struct view *view,
+		      const struct luackvm_struct *def, int vcpu)
 {
 	struct view *copy = lua_newuserdatauv(L, sizeof(*copy), 2);
 
 	*copy = *view;
 	lua_pushvalue(L, vcpu);
 	lua_setiuservalue(L, -2, 1);
-	push_metatable(L, view->def);
+	push_metatable(L, def);
+	lua_getfield(L, -1, "fields");
+	copy->fields = lua_touserdata(L, -1);
+	lua_pop(L, 1);
 	lua_setmetatable(L, -2);
 }
 
-/* The vCPU's box is at 1. One view each, kept by the vCPU. */
+/* The vCPU's box is at 1. One view each, in a user value of the vCPU. */
 static void cached(lua_State *L, struct luackvm_box *vcpu, enum ckvm_view which,
-		   const struct luackvm_struct *def)
+		   const struct luackvm_struct *def, int value)
 {
-	struct view view = { .tag = &tag,
-			     .vcpu = vcpu,
-			     .def = def,
-			     .which = which,
-			     .flags = def->flags };
+	struct view view = {
+		.tag = &tag, .vcpu = vcpu, .which = which, .flags = def->flags
+	};
 
 	luackvm_open_object(L, vcpu);
-	lua_getiuservalue(L, 1, VCPU_CACHE);
-	if (lua_rawgeti(L, -1, which) != LUA_TNIL)
+	if (lua_getiuservalue(L, 1, value) != LUA_TNIL)
 		return;
-	push_view(L, &view, 1);
+	push_view(L, &view, def, 1);
 	lua_pushvalue(L, -1);
-	lua_rawseti(L, -4, which);
+	lua_setiuservalue(L, 1, value);
 }
 
 void luackvm_regs_view(lua_State *L, struct luackvm_box *box)
 {
-	cached(L, box, CKVM_VIEW_REGS, &luackvm_kvm_regs);
+	cached(L, box, CKVM_VIEW_REGS, &luackvm_kvm_regs, VCPU_REGS);
 }
 
 void luackvm_sregs_view(lua_State *L, struct luackvm_box *box)
 {
-	cached(L, box, CKVM_VIEW_SREGS, &luackvm_kvm_sregs);
+	cached(L, box, CKVM_VIEW_SREGS, &luackvm_kvm_sregs, VCPU_SREGS);
 }
 
 void luackvm_events_view(lua_State *L, struct luackvm_box *box)
 {
-	cached(L, box, CKVM_VIEW_EVENTS, &luackvm_kvm_vcpu_events);
+	cached(L, box, CKVM_VIEW_EVENTS, &luackvm_kvm_vcpu_events, VCPU_EVENTS);
 }
