@@ -10,9 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "luackvm.h"
-
-enum { VCPU = 1, HANDLERS, FRAME };
+#include "call.h"
 
 /* How long a handler may go on after the deadline, before it is stopped. */
 #define LEAST_GRACE 50000000u /* ns */
@@ -27,14 +25,14 @@ static const char *const ends[] = {
 
 static struct ckvm_vcpu *vcpu_of(lua_State *L)
 {
-	struct luackvm_box *box = lua_touserdata(L, VCPU);
+	struct luackvm_box *box = lua_touserdata(L, RUN_VCPU);
 
 	return box->object;
 }
 
 static struct ckvm_lua *lua_of(lua_State *L)
 {
-	struct luackvm_box *box = lua_touserdata(L, VCPU);
+	struct luackvm_box *box = lua_touserdata(L, RUN_VCPU);
 
 	return box->lua;
 }
@@ -51,7 +49,7 @@ static bool is_orphan(lua_State *L, const struct ckvm_access *access)
 
 	if (!access->range)
 		return false;
-	lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
+	lua_rawgeti(L, RUN_HANDLERS, base + SLOT_RANGE);
 	box = luackvm_test(L, -1, &luackvm_range);
 	same = box && box->object == access->range &&
 	       access->address - ckvm_range_first(box->object) <
@@ -93,207 +91,18 @@ enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	return end;
 }
 
-/* Calls ------------------------------------------------------------------- */
-
-/* What a handler was called for. Goes with the run's serial in the context. */
-enum call {
-	CALL_READ,
-	CALL_WRITE,
-	CALL_UNCLAIMED_READ,
-	CALL_UNCLAIMED_WRITE,
-	CALL_EXIT,
-	CALL_FATAL, /* an exit that ends the run unless the handler says true */
-};
+/* The loop ---------------------------------------------------------------- */
 
 static inline lua_KContext make_context(const struct ckvm_vcpu *vcpu,
-					enum call call)
+					enum luackvm_call call)
 {
 	return (lua_KContext)ckvm_vcpu_run_serial(vcpu) << 8 | call;
 }
 
-static inline enum call call_of(lua_KContext context)
+static inline enum luackvm_call call_of(lua_KContext context)
 {
-	return (enum call)(context & 0xff);
+	return (enum luackvm_call)(context & 0xff);
 }
-
-/* Pushes the handler of a range and its arguments; returns how many. */
-static inline int push_range_call(lua_State *L,
-				  const struct ckvm_access *access)
-{
-	uintptr_t opaque = (uintptr_t)access->opaque;
-	lua_Integer base = (lua_Integer)(opaque / 2);
-	int args = 3;
-
-	if (unlikely(lua_rawgeti(L, HANDLERS, base + access->is_write) !=
-		     LUA_TFUNCTION))
-		luaL_error(L,
-			   "%s is of a range that C has attached without "
-			   "ops: nobody answers it",
-			   luackvm_hex(L, access->address));
-	if (opaque & 1) {
-		lua_rawgeti(L, HANDLERS, base + SLOT_DEVICE);
-		lua_pushinteger(L, (lua_Integer)access->offset);
-	} else {
-		lua_pushinteger(L, (lua_Integer)access->address);
-	}
-	if (access->is_write) {
-		lua_pushinteger(L, (lua_Integer)access->value);
-		args++;
-	}
-	lua_pushinteger(L, access->length);
-	if (opaque & 1)
-		return args;
-	if (access->batched)
-		lua_pushnil(L);
-	else
-		lua_pushvalue(L, VCPU);
-	return args;
-}
-
-static uint32_t access_number(const struct ckvm_access *access)
-{
-	return CKVM_EXIT_IO_IN + access->space * 2u + access->is_write;
-}
-
-/* Likewise for vm:on("io_in") and its kin. */
-static int push_unclaimed_call(lua_State *L, const struct ckvm_access *access)
-{
-	if (lua_rawgeti(L, HANDLERS, ON_KEY(access_number(access))) !=
-	    LUA_TFUNCTION)
-		return 0; /* removed meanwhile, by another thread */
-	lua_pushinteger(L, (lua_Integer)access->address);
-	if (access->is_write)
-		lua_pushinteger(L, (lua_Integer)access->value);
-	lua_pushinteger(L, access->length);
-	if (access->batched)
-		lua_pushnil(L);
-	else
-		lua_pushvalue(L, VCPU);
-	return 3 + access->is_write;
-}
-
-/* Pushes vm:on's handler for any other exit and its arguments, if there is. */
-static bool push_exit_call(lua_State *L, uint32_t exit)
-{
-	if (exit >= CKVM_EXIT_IO_IN ||
-	    lua_rawgeti(L, HANDLERS, ON_KEY(exit)) != LUA_TFUNCTION)
-		return false;
-	luackvm_push_exit(L, VCPU);
-	lua_pushvalue(L, VCPU);
-	return true;
-}
-
-static enum call call_for_exit(uint32_t exit)
-{
-	switch (exit) {
-	case KVM_EXIT_SHUTDOWN:
-	case KVM_EXIT_FAIL_ENTRY:
-	case KVM_EXIT_INTERNAL_ERROR:
-		return CALL_FATAL;
-	default:
-		return CALL_EXIT;
-	}
-}
-
-/* Results ----------------------------------------------------------------- */
-
-/* Pushes " (range 0x10-0x17)", or "" where there is none any more. */
-static void push_range_name(lua_State *L, const struct ckvm_access *access)
-{
-	lua_Integer base = (lua_Integer)((uintptr_t)access->opaque / 2);
-	const struct luackvm_box *box = NULL;
-	uint64_t first, last;
-
-	if (access->range) {
-		lua_rawgeti(L, HANDLERS, base + SLOT_RANGE);
-		box = luackvm_test(L, -1, &luackvm_range);
-	}
-	if (!box || box->object != access->range) {
-		lua_pushliteral(L, "");
-		return;
-	}
-	first = ckvm_range_first(access->range);
-	last = first + (ckvm_range_count(access->range) - 1);
-	lua_pushfstring(L, " (range %s-%s)", luackvm_hex(L, first),
-			luackvm_hex(L, last));
-}
-
-/* Pushes "boot.lua:12", where the handler of a read was defined. */
-static void push_handler_name(lua_State *L, const struct ckvm_access *access)
-{
-	lua_Integer key = access->range
-				  ? (lua_Integer)((uintptr_t)access->opaque / 2)
-				  : ON_KEY(access_number(access));
-	lua_Debug info;
-
-	if (lua_rawgeti(L, HANDLERS, key) != LUA_TFUNCTION) {
-		lua_pushliteral(L, "handler");
-		return;
-	}
-	lua_getinfo(L, ">S", &info);
-	if (info.linedefined > 0)
-		lua_pushfstring(L, "handler %s:%d", info.short_src,
-				info.linedefined);
-	else
-		lua_pushliteral(L, "handler");
-}
-
-/* The result is on top. */
-static void refuse_answer(lua_State *L, const struct ckvm_access *access)
-{
-	const char *got = lua_type(L, -1) == LUA_TNUMBER ? lua_tostring(L, -1)
-							 : luaL_typename(L, -1);
-	const char *handler, *range;
-
-	push_handler_name(L, access);
-	handler = lua_tostring(L, -1);
-	push_range_name(L, access);
-	range = lua_tostring(L, -1);
-	luaL_error(L, "%s of %s at %s%s returned %s, not an integer", handler,
-		   ckvm_exit_name(access_number(access)),
-		   luackvm_hex(L, access->address), range, got);
-}
-
-static void answer(lua_State *L, struct ckvm_vcpu *vcpu)
-{
-	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
-	lua_Integer value = 0;
-	int ok = 0;
-
-	if (!access)
-		luaL_error(L, "run abandoned: the access is gone");
-	/* A string that looks like a number is not one. */
-	if (lua_type(L, -1) == LUA_TNUMBER)
-		value = lua_tointegerx(L, -1, &ok);
-	if (!ok)
-		refuse_answer(L, access);
-	ckvm_vcpu_answer(vcpu, (uint64_t)value);
-}
-
-/* A handler's result is on top: does the run go on? */
-static inline bool take_result(lua_State *L, struct ckvm_vcpu *vcpu,
-			       enum call call)
-{
-	bool is_false;
-
-	if (call == CALL_READ) {
-		answer(L, vcpu);
-		return true;
-	}
-	is_false = lua_isboolean(L, -1) && !lua_toboolean(L, -1);
-	switch (call) {
-	case CALL_UNCLAIMED_READ:
-		if (!is_false)
-			answer(L, vcpu);
-		return !is_false;
-	case CALL_FATAL:
-		return lua_toboolean(L, -1);
-	default:
-		return !is_false;
-	}
-}
-
-/* The loop ---------------------------------------------------------------- */
 
 /* The vCPU, if the run that called the handler is still the vCPU's. */
 static inline struct ckvm_vcpu *check_run(const struct luackvm_box *box,
@@ -309,40 +118,13 @@ static inline struct ckvm_vcpu *check_run(const struct luackvm_box *box,
 	return vcpu;
 }
 
-/* Pushes the handler for what the loop returned. False: the run is over. */
-static inline bool push_call(lua_State *L, struct ckvm_vcpu *vcpu, int end,
-			     int *args, enum call *call)
-{
-	const struct ckvm_access *access;
-	uint32_t exit;
-
-	if (end == CKVM_ACCESS) {
-		access = ckvm_vcpu_access(vcpu);
-		if (access->range) {
-			*call = access->is_write ? CALL_WRITE : CALL_READ;
-			*args = push_range_call(L, access);
-		} else {
-			*call = access->is_write ? CALL_UNCLAIMED_WRITE
-						 : CALL_UNCLAIMED_READ;
-			*args = push_unclaimed_call(L, access);
-		}
-		return *args;
-	}
-	if (end != CKVM_EXIT)
-		return false;
-	exit = ckvm_vcpu_exit_number(vcpu);
-	*call = call_for_exit(exit);
-	*args = 2;
-	return push_exit_call(L, exit);
-}
-
 /* Calls handlers until the run is over; returns how it ended, or -errno. */
 static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		 int end, lua_KFunction returned)
 {
-	const struct luackvm_box *box = lua_touserdata(L, VCPU);
+	const struct luackvm_box *box = lua_touserdata(L, RUN_VCPU);
 	lua_KContext context;
-	enum call call;
+	enum luackvm_call call;
 	int args;
 
 	for (;;) {
@@ -353,7 +135,8 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 			end = enter(L, lua, vcpu, NULL, NULL);
 			continue;
 		}
-		if (!push_call(L, vcpu, end, &args, &call))
+		call = luackvm_push_call(L, vcpu, end, &args);
+		if (call == CALL_NONE)
 			break;
 		context = make_context(vcpu, call);
 		if (call == CALL_WRITE) {
@@ -362,9 +145,9 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		} else {
 			lua_callk(L, args, 1, context, returned);
 			vcpu = check_run(box, L, context);
-			if (!take_result(L, vcpu, call))
+			if (!luackvm_take_result(L, vcpu, call))
 				return CKVM_EXIT;
-			lua_settop(L, FRAME);
+			lua_settop(L, RUN_FRAME);
 		}
 		end = enter(L, lua, vcpu, NULL, NULL);
 	}
@@ -389,17 +172,18 @@ static void resumed(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 static int go_on(lua_State *L, int status, lua_KContext context,
 		 lua_KFunction returned)
 {
-	struct ckvm_vcpu *vcpu = check_run(lua_touserdata(L, VCPU), L, context);
+	struct ckvm_vcpu *vcpu =
+		check_run(lua_touserdata(L, RUN_VCPU), L, context);
 	struct ckvm_lua *lua = lua_of(L);
-	struct luackvm_frame *frame = lua_touserdata(L, FRAME);
+	struct luackvm_frame *frame = lua_touserdata(L, RUN_FRAME);
 
 	luackvm_enter(lua, L);
 	if (status == LUA_YIELD)
 		resumed(lua, vcpu, frame);
 	if (call_of(context) != CALL_WRITE &&
-	    !take_result(L, vcpu, call_of(context)))
+	    !luackvm_take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;
-	lua_settop(L, FRAME);
+	lua_settop(L, RUN_FRAME);
 	return serve(L, lua, vcpu, enter(L, lua, vcpu, NULL, NULL), returned);
 }
 
@@ -434,9 +218,9 @@ static int run_returned(lua_State *L, int status, lua_KContext context);
 static void push_handlers(lua_State *L)
 {
 	luaL_checkstack(L, 16, NULL);
-	lua_getiuservalue(L, VCPU, VCPU_VM);
+	lua_getiuservalue(L, RUN_VCPU, VCPU_VM);
 	lua_getiuservalue(L, -1, VM_HANDLERS);
-	lua_replace(L, HANDLERS);
+	lua_replace(L, RUN_HANDLERS);
 }
 
 /* The vCPU's box is alone on the stack. Returns how the run ended. */
@@ -450,7 +234,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits,
 	luackvm_enter(lua, L);
 	push_handlers(L);
 	lua_pushnil(L);
-	lua_setiuservalue(L, VCPU, VCPU_STOP);
+	lua_setiuservalue(L, RUN_VCPU, VCPU_STOP);
 
 	limits->flags |= CKVM_LIMIT_SIGNALS;
 	inherit_deadline(lua, limits);
@@ -494,9 +278,9 @@ static int push_end(lua_State *L, int end)
 		lua_pushstring(L, ends[end]);
 	if (end != CKVM_STOPPED)
 		return 1;
-	lua_getiuservalue(L, VCPU, VCPU_STOP);
+	lua_getiuservalue(L, RUN_VCPU, VCPU_STOP);
 	lua_pushnil(L);
-	lua_setiuservalue(L, VCPU, VCPU_STOP);
+	lua_setiuservalue(L, RUN_VCPU, VCPU_STOP);
 	return 2;
 }
 
