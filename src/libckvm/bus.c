@@ -1,195 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Who answers which port and which address.
- *
- * vCPUs look things up without a lock, while any thread may attach and detach.
- * What is detached is unlinked at once, but freed only when no vCPU is between
- * a lookup and the end of what it found: each sets `dispatching` for that time.
- */
+/* Who answers which port and which address: ranges come and go. */
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "internal.h"
-
-/* Lookup ------------------------------------------------------------------ */
-
-struct ckvm_range *ckvm__find_mmio(struct ckvm_vm *vm, uint64_t gpa)
-{
-	const struct ckvm__mmio_table *table =
-		atomic_load_explicit(&vm->bus.mmio, memory_order_acquire);
-	size_t low = 0, high;
-
-	if (!table)
-		return NULL;
-	for (high = table->count; low < high;) {
-		size_t middle = (low + high) / 2;
-		struct ckvm_range *range = table->range[middle];
-
-		if (gpa < range->first)
-			high = middle;
-		else if (gpa > range->last)
-			low = middle + 1;
-		else
-			return range;
-	}
-	return NULL;
-}
-
-/* Reclaiming -------------------------------------------------------------- */
-
-static void free_ranges(struct ckvm_range **list)
-{
-	struct ckvm_range *range;
-
-	while ((range = *list)) {
-		*list = range->next;
-		ckvm_range_unref(range);
-	}
-}
-
-static void free_retired(struct ckvm__bus *bus)
-{
-	struct ckvm__mmio_table *table;
-
-	free_ranges(&bus->retired_ranges);
-	while ((table = bus->retired_tables)) {
-		bus->retired_tables = table->retired;
-		free(table);
-	}
-}
-
-/* Has every vCPU come off the straight path once. The caller has the lock. */
-static void attend(struct ckvm_vm *vm, unsigned int bit)
-{
-	for (struct ckvm_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
-		atomic_fetch_or(&vcpu->attend, bit);
-}
-
-/* The caller has the lock. */
-static void reclaim(struct ckvm_vm *vm)
-{
-	struct ckvm_vcpu *vcpu;
-
-	if (!vm->bus.retired_ranges && !vm->bus.retired_tables)
-		return;
-	/* What was unlinked before this, who dispatches after it cannot see. */
-	atomic_thread_fence(memory_order_seq_cst);
-	for (vcpu = vm->vcpus; vcpu; vcpu = vcpu->next) {
-		if (!atomic_load(&vcpu->dispatching))
-			continue;
-		/* It will try again when it is done. */
-		atomic_fetch_or(&vcpu->attend, ATTEND_RETIRED);
-		return;
-	}
-	free_retired(&vm->bus);
-}
-
-void ckvm__bus_reclaim(struct ckvm_vm *vm)
-{
-	pthread_mutex_lock(&vm->lock);
-	reclaim(vm);
-	pthread_mutex_unlock(&vm->lock);
-}
-
-/* Ports ------------------------------------------------------------------- */
-
-static int add_leaves(struct ckvm__bus *bus, uint64_t first, uint64_t last)
-{
-	for (uint64_t i = first >> 8; i <= last >> 8; i++) {
-		void *leaf;
-
-		if (bus->port[i])
-			continue;
-		leaf = calloc(PORT_LEAF_SIZE, sizeof(struct ckvm_range *));
-		if (!leaf)
-			return ckvm__fail("malloc", -ENOMEM);
-		atomic_store(&bus->port[i], leaf);
-	}
-	return 0;
-}
-
-static void set_ports(struct ckvm__bus *bus, const struct ckvm_range *at,
-		      struct ckvm_range *range)
-{
-	for (uint64_t port = at->first; port <= at->last; port++)
-		atomic_store_explicit(&bus->port[port >> 8][port & 255], range,
-				      memory_order_release);
-}
-
-/* Addresses --------------------------------------------------------------- */
-
-static struct ckvm__mmio_table *new_table(size_t count)
-{
-	struct ckvm__mmio_table *table;
-
-	table = malloc(sizeof(*table) + count * sizeof(table->range[0]));
-	if (table)
-		table->count = count;
-	return table;
-}
-
-static void publish(struct ckvm__bus *bus, struct ckvm__mmio_table *table)
-{
-	struct ckvm__mmio_table *old = atomic_exchange(&bus->mmio, table);
-
-	if (!old)
-		return;
-	old->retired = bus->retired_tables;
-	bus->retired_tables = old;
-}
-
-static int add_to_table(struct ckvm__bus *bus, struct ckvm_range *range)
-{
-	const struct ckvm__mmio_table *old = bus->mmio;
-	size_t count = old ? old->count : 0, i;
-	struct ckvm__mmio_table *table = new_table(count + 1);
-	size_t to = 0;
-
-	if (!table)
-		return ckvm__fail("malloc", -ENOMEM);
-	for (i = 0; i < count && old->range[i]->first < range->first; i++)
-		if (!old->range[i]->closed)
-			table->range[to++] = old->range[i];
-	table->range[to++] = range;
-	for (; i < count; i++)
-		if (!old->range[i]->closed)
-			table->range[to++] = old->range[i];
-	table->count = to;
-	publish(bus, table);
-	return 0;
-}
-
-/*
- * Detaching cannot fail. For want of memory the range stays in the table until
- * that is next made anew, claims nothing, and is freed with the VM: false.
- */
-static bool remove_from_table(struct ckvm__bus *bus, struct ckvm_range *range)
-{
-	const struct ckvm__mmio_table *old = bus->mmio;
-	struct ckvm__mmio_table *table = new_table(old->count);
-	size_t to = 0;
-
-	if (!table)
-		return false;
-	for (size_t i = 0; i < old->count; i++)
-		if (old->range[i] != range && !old->range[i]->closed)
-			table->range[to++] = old->range[i];
-	table->count = to;
-	publish(bus, table);
-	return true;
-}
-
-/* Out of the lookups' sight, and to be freed when nobody looks at it. */
-static void retire(struct ckvm__bus *bus, struct ckvm_range *range)
-{
-	bool removed = range->space == CKVM_IO || remove_from_table(bus, range);
-	struct ckvm_range **list = removed ? &bus->retired_ranges : &bus->stuck;
-
-	range->closed = true;
-	range->answer[0] = range->answer[1] = CKVM_ANSWER_NONE;
-	range->next = *list;
-	*list = range;
-}
 
 /* Batching ---------------------------------------------------------------- */
 
@@ -204,6 +17,13 @@ static int set_batch(struct ckvm_range *range, unsigned long request)
 	int result = ckvm__ioctl(range->vm->kvm, range->vm->fd, request, &zone);
 
 	return result < 0 ? result : 0;
+}
+
+/* Has every vCPU come off the straight path once. The caller has the lock. */
+static void attend(struct ckvm_vm *vm, unsigned int bit)
+{
+	for (struct ckvm_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+		atomic_fetch_or(&vcpu->attend, bit);
 }
 
 /* Attaching --------------------------------------------------------------- */
@@ -294,8 +114,9 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 	if (overlapping(vm, range->space, range->first, range->last))
 		return ckvm__fail("range", -EEXIST);
 	error = range->space == CKVM_IO
-			? add_leaves(&vm->bus, range->first, range->last)
-			: add_to_table(&vm->bus, range);
+			? ckvm__table_add_leaves(&vm->bus, range->first,
+						 range->last)
+			: ckvm__table_add(&vm->bus, range);
 	if (error)
 		return error;
 	if (range->batch) {
@@ -305,11 +126,11 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 	}
 	if (error) {
 		ckvm_range_ref(range);
-		retire(&vm->bus, range);
+		ckvm__table_retire(&vm->bus, range);
 		return error;
 	}
 	if (range->space == CKVM_IO)
-		set_ports(&vm->bus, range, range);
+		ckvm__table_set_ports(&vm->bus, range, range);
 	range->next = vm->bus.ranges;
 	vm->bus.ranges = range;
 	return 0;
@@ -331,7 +152,7 @@ static int attach_config(struct ckvm_vm *vm,
 
 	pthread_mutex_lock(&vm->lock);
 	error = insert(vm, range);
-	reclaim(vm);
+	ckvm__table_reclaim(vm);
 	pthread_mutex_unlock(&vm->lock);
 	if (error)
 		ckvm_range_unref(range);
@@ -400,8 +221,8 @@ static void detach(struct ckvm_vm *vm, struct ckvm_range *range)
 	if (range->batch && !vm->closed)
 		set_batch(range, KVM_UNREGISTER_COALESCED_MMIO);
 	if (range->space == CKVM_IO)
-		set_ports(&vm->bus, range, NULL);
-	retire(&vm->bus, range);
+		ckvm__table_set_ports(&vm->bus, range, NULL);
+	ckvm__table_retire(&vm->bus, range);
 }
 
 void ckvm_range_detach(struct ckvm_range *range)
@@ -414,10 +235,17 @@ void ckvm_range_detach(struct ckvm_range *range)
 	pthread_mutex_lock(&vm->lock);
 	if (!range->closed) {
 		detach(vm, range);
-		reclaim(vm);
+		ckvm__table_reclaim(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	ckvm_vm_unref(vm);
+}
+
+void ckvm__bus_reclaim(struct ckvm_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	ckvm__table_reclaim(vm);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 void ckvm__bus_close(struct ckvm_vm *vm)
@@ -426,15 +254,6 @@ void ckvm__bus_close(struct ckvm_vm *vm)
 	while (vm->bus.ranges)
 		detach(vm, vm->bus.ranges);
 	pthread_mutex_unlock(&vm->lock);
-}
-
-void ckvm__bus_end(struct ckvm_vm *vm)
-{
-	free_retired(&vm->bus);
-	free_ranges(&vm->bus.stuck);
-	free(vm->bus.mmio);
-	for (size_t i = 0; i < PORT_LEAVES; i++)
-		free(vm->bus.port[i]);
 }
 
 /* Ranges ------------------------------------------------------------------ */

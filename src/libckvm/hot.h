@@ -47,9 +47,10 @@ static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
 /* Beside what ckvm__dispatch returns: ask that. */
 #define NOT_STRAIGHT (-INT32_MAX)
 
-static inline int ckvm__serve(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
-			      uint64_t address, void *data, uint32_t length,
-			      bool is_write, enum ckvm_space space)
+/* The compiler's limits for a file as a whole would keep one of two calls. */
+static inline __attribute__((always_inline)) int
+ckvm__serve(struct ckvm_vcpu *vcpu, struct ckvm_range *range, uint64_t address,
+	    void *data, uint32_t length, bool is_write, enum ckvm_space space)
 {
 	int result;
 

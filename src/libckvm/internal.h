@@ -296,11 +296,19 @@ static inline uint64_t ckvm__last_byte(const struct ckvm_memory *memory)
 	return memory->gpa + (memory->bytes - 1);
 }
 
+/* map.c ------------------------------------------------------------------- */
+
+/* What hugetlb pages of the size, or by default, divide memory into? */
+int ckvm__check_hugepages(const struct ckvm_memory_config *config);
+
+int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
+
 /* bus.c ------------------------------------------------------------------- */
 
 void ckvm__bus_close(struct ckvm_vm *vm);   /* detaches all */
-void ckvm__bus_end(struct ckvm_vm *vm);	    /* frees what is left */
 void ckvm__bus_reclaim(struct ckvm_vm *vm); /* frees what nobody can see */
+
+/* table.c ----------------------------------------------------------------- */
 
 static inline struct ckvm_range *ckvm__find_port(struct ckvm_vm *vm,
 						 uint32_t port)
@@ -314,6 +322,26 @@ static inline struct ckvm_range *ckvm__find_port(struct ckvm_vm *vm,
 }
 
 struct ckvm_range *ckvm__find_mmio(struct ckvm_vm *vm, uint64_t gpa);
+
+void ckvm__bus_end(struct ckvm_vm *vm); /* frees what is left */
+
+/* The rest is for who has the VM's lock. */
+
+/* Makes room for these ports: fails for want of memory alone. */
+int ckvm__table_add_leaves(struct ckvm__bus *bus, uint64_t first,
+			   uint64_t last);
+
+/* Who answers the ports of `at` from now on; NULL: nobody. */
+void ckvm__table_set_ports(struct ckvm__bus *bus, const struct ckvm_range *at,
+			   struct ckvm_range *range);
+
+/* Has the range answer its addresses. */
+int ckvm__table_add(struct ckvm__bus *bus, struct ckvm_range *range);
+
+/* Out of the lookups' sight, and to be freed when nobody looks at it. */
+void ckvm__table_retire(struct ckvm__bus *bus, struct ckvm_range *range);
+
+void ckvm__table_reclaim(struct ckvm_vm *vm); /* frees what nobody can see */
 
 /* buffer.c ---------------------------------------------------------------- */
 
@@ -414,6 +442,25 @@ void ckvm__block_kick(void);
 static inline pid_t ckvm__tid(void)
 {
 	return likely(ckvm__thread.tid) ? ckvm__thread.tid : ckvm__find_tid();
+}
+
+/* clock.c ----------------------------------------------------------------- */
+
+/* When the run is due, by its limits. */
+void ckvm__set_deadline(struct ckvm_vcpu *vcpu,
+			const struct ckvm_limits *limits);
+
+/* Notes what is left of its timeout. */
+void ckvm__stop_clock(struct ckvm_vcpu *vcpu);
+
+/* The timer is the run's, and between two runs that of who is told of lateness.
+ */
+int ckvm__begin_deadline(struct ckvm_vcpu *vcpu);
+void ckvm__arm_for_late(const struct ckvm__thread *thread, uint64_t deadline);
+
+static inline uint64_t ckvm__earlier(uint64_t a, uint64_t b)
+{
+	return !a || (b && b < a) ? b : a;
 }
 
 /* state_x86.c ------------------------------------------------------------- */

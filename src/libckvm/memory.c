@@ -1,128 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory: mappings, slots, and the dirty log.
+ * Guest memory: slots, and who owns the mappings in them.
  *
  * The list and the mappings in it are guarded by the VM's lock, so that memory
  * can be removed by one thread while another copies from it (copy.c).
  */
-#define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-#include <fcntl.h>
 
 #include "internal.h"
 
 #define PAGE_MASK (PAGE_SIZE - 1)
-
-/* Mapping ----------------------------------------------------------------- */
-
-/* A memfd that cannot shrink, so that no access to it can fault. */
-static int sealed_memfd(const struct ckvm_memory_config *config)
-{
-	unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-	int fd;
-
-	if (config->flags & CKVM_MEMORY_HUGEPAGES) {
-		flags |= MFD_HUGETLB;
-		if (config->hugepage_size)
-			flags |=
-				(unsigned)__builtin_ctzll(config->hugepage_size)
-				<< MAP_HUGE_SHIFT;
-	}
-	fd = memfd_create("ckvm", flags);
-	if (fd < 0)
-		return ckvm__fail("memfd_create", -errno);
-	if (ftruncate(fd, (off_t)config->bytes) < 0) {
-		int error = ckvm__fail("ftruncate", -errno);
-
-		close(fd);
-		return error;
-	}
-	fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL);
-	return fd;
-}
-
-/* What hugetlb pages of this size, or by default, divide memory into. */
-static int check_hugepages(const struct ckvm_memory_config *config)
-{
-	uint64_t size = config->hugepage_size;
-	struct statfs fs;
-	int fd;
-
-	if (!size) {
-		fd = memfd_create("ckvm", MFD_CLOEXEC | MFD_HUGETLB);
-		if (fd < 0)
-			return ckvm__fail("memfd_create", -errno);
-		size = fstatfs(fd, &fs) ? 0 : (uint64_t)fs.f_bsize;
-		close(fd);
-	}
-	if (size & (size - 1) || (size && config->bytes % size))
-		return ckvm__fail("hugepages", -EINVAL);
-	return 0;
-}
-
-static int check_file(const struct ckvm_memory_config *config)
-{
-	struct stat st;
-
-	if (config->offset & PAGE_MASK)
-		return ckvm__fail("offset", -EINVAL);
-	if (fstat(config->fd, &st) < 0)
-		return ckvm__fail("fstat", -errno);
-	if (S_ISREG(st.st_mode) && ((uint64_t)st.st_size < config->offset ||
-				    (uint64_t)st.st_size - config->offset <=
-					    config->bytes - PAGE_SIZE))
-		return ckvm__fail("file", -ERANGE);
-	return 0;
-}
-
-static int map(const struct ckvm_memory_config *config, uint8_t **out)
-{
-	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE, fd = -1, error;
-	bool own = false;
-	uint8_t *data;
-
-	if (config->flags & CKVM_MEMORY_FILE) {
-		error = check_file(config);
-		if (error)
-			return error;
-		fd = config->fd;
-		if (config->flags & CKVM_MEMORY_SHARED)
-			flags = MAP_SHARED;
-		if (flags == MAP_SHARED && config->flags & CKVM_MEMORY_READONLY)
-			prot = PROT_READ;
-	} else if (config->flags & CKVM_MEMORY_SHARED) {
-		fd = sealed_memfd(config);
-		if (fd < 0)
-			return fd;
-		own = true;
-		flags = MAP_SHARED;
-	} else {
-		flags |= MAP_ANONYMOUS;
-		if (config->flags & CKVM_MEMORY_HUGEPAGES) {
-			flags |= MAP_HUGETLB;
-			if (config->hugepage_size)
-				flags |= (int)((unsigned)__builtin_ctzll(
-						       config->hugepage_size)
-					       << MAP_HUGE_SHIFT);
-		}
-	}
-
-	data = mmap(NULL, config->bytes, prot, flags, fd,
-		    (off_t)(own ? 0 : config->offset));
-	error = data == MAP_FAILED ? ckvm__fail("mmap", -errno) : 0;
-	if (own)
-		close(fd);
-	if (error)
-		return error;
-	/* A child that copied this would keep pages that the VM has freed. */
-	madvise(data, config->bytes, MADV_DONTFORK);
-	*out = data;
-	return 0;
-}
 
 /* Slots ------------------------------------------------------------------- */
 
@@ -228,7 +116,7 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 	memory->bytes = config->bytes;
 	memory->flags = config->flags;
 	memory->may_shrink = config->flags & CKVM_MEMORY_FILE;
-	error = map(config, &memory->data);
+	error = ckvm__map(config, &memory->data);
 	if (error)
 		goto err_free;
 	if (config->flags & CKVM_MEMORY_LOG_DIRTY) {
@@ -277,7 +165,7 @@ static int add_config(struct ckvm_vm *vm,
 	    config->flags & CKVM_MEMORY_HUGEPAGES)
 		return ckvm__fail("hugepages", -EINVAL);
 	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
-		error = check_hugepages(config);
+		error = ckvm__check_hugepages(config);
 	if (!error)
 		error = create(vm, config, &memory);
 	if (error)
@@ -441,69 +329,4 @@ struct ckvm_memory *ckvm_vm_find_memory(struct ckvm_vm *vm, uint64_t gpa,
 		ckvm_memory_ref(memory);
 	pthread_mutex_unlock(&vm->lock);
 	return memory;
-}
-
-/* The dirty log ----------------------------------------------------------- */
-
-/*
- * KVM_GET_DIRTY_LOG forgets what it reports, so this is the only caller, and
- * what it brings is added to what the reader has not been told yet.
- */
-static int harvest(struct ckvm_memory *memory, uint64_t *bitmap, size_t words)
-{
-	struct kvm_dirty_log log = {
-		.slot = memory->slot,
-		.dirty_bitmap = bitmap,
-	};
-	int error;
-
-	/* valgrind and MemorySanitizer do not know that the ioctl fills it. */
-	memset(bitmap, 0, words * 8);
-	error = ckvm__ioctl(memory->vm->kvm, memory->vm->fd, KVM_GET_DIRTY_LOG,
-			    &log);
-	if (error)
-		return error;
-	for (size_t i = 0; i < words; i++)
-		memory->dirty[i] |= bitmap[i];
-	return 0;
-}
-
-/* With the VM held, and its lock. */
-static int64_t take_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
-			  size_t words)
-{
-	size_t needed = (memory->bytes / PAGE_SIZE + 63) / 64;
-	int64_t count = 0;
-	int error;
-
-	if (memory->closed)
-		return ckvm__fail("closed", -EBADF);
-	if (!(memory->flags & CKVM_MEMORY_LOG_DIRTY))
-		return ckvm__fail("log_dirty", -ENOENT);
-	if (words < needed)
-		return ckvm__fail("bitmap", -EINVAL);
-
-	error = harvest(memory, bitmap, needed);
-	for (size_t i = 0; !error && i < needed; i++) {
-		bitmap[i] = memory->dirty[i];
-		memory->dirty[i] = 0;
-		count += __builtin_popcountll(bitmap[i]);
-	}
-	return error ? error : count;
-}
-
-int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
-			  size_t words)
-{
-	struct ckvm_vm *vm = memory->vm;
-	int64_t count;
-
-	count = ckvm__vm_hold(vm);
-	if (count)
-		return count;
-	pthread_mutex_lock(&vm->lock);
-	count = take_dirty(memory, bitmap, words);
-	pthread_mutex_unlock(&vm->lock);
-	ckvm__vm_drop(vm);
-	return count;
 }

@@ -212,21 +212,6 @@ static void begin(struct ckvm_vcpu *vcpu)
 	vcpu->phase = PHASE_ENTER;
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-	return !a || (b && b < a) ? b : a;
-}
-
-static void hold(struct ckvm_vcpu *vcpu)
-{
-	uint64_t now;
-
-	if (!vcpu->timeout)
-		return;
-	now = ckvm__now();
-	vcpu->rest_ns = now < vcpu->timeout ? vcpu->timeout - now : 0;
-}
-
 /* One ckvm_vcpu_finish is done, and with it those around it. */
 static void finished(struct ckvm_vcpu *vcpu)
 {
@@ -246,20 +231,13 @@ static void leave(struct ckvm_vcpu *vcpu, int end)
 {
 	if (unlikely(vcpu->phase == PHASE_ONCE))
 		abandon(vcpu);
-	else if (likely(is_open(end)))
-		hold(vcpu);
-	else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED)
+	else if (likely(is_open(end))) {
+		if (unlikely(vcpu->timeout))
+			ckvm__stop_clock(vcpu);
+	} else if (vcpu->attend & ATTEND_FINISH && end == CKVM_STOPPED)
 		finished(vcpu);
 	else
 		abandon(vcpu);
-}
-
-/* The timer may have gone off already, for another vCPU or for none. */
-static int begin_deadline(struct ckvm_vcpu *vcpu)
-{
-	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
-		ckvm__set_immediate_exit(vcpu, true);
-	return ckvm__arm(vcpu->deadline);
 }
 
 /* A run from within a callback ends with the one around it. */
@@ -267,9 +245,9 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 				  struct ckvm_vcpu *vcpu,
 				  struct ckvm_vcpu *outer)
 {
-	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
+	vcpu->deadline = ckvm__earlier(vcpu->timeout, vcpu->bound);
 	if (unlikely(outer))
-		vcpu->deadline = earlier(vcpu->deadline, outer->deadline);
+		vcpu->deadline = ckvm__earlier(vcpu->deadline, outer->deadline);
 	/* In this order: a signal is either seen here or finds the vCPU. */
 	atomic_store_explicit(&thread->current, vcpu, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
@@ -279,26 +257,9 @@ static inline int begin_on_thread(struct ckvm__thread *thread,
 				      memory_order_relaxed);
 		ckvm__set_immediate_exit(vcpu, true);
 	}
-	return likely(!vcpu->deadline && !thread->armed) ? 0
-							 : begin_deadline(vcpu);
-}
-
-/*
- * Between two runs, the timer is for who is to be told of lateness: again in a
- * while, if it is late already, or no run would ever come to do anything.
- */
-static void arm_for_late(const struct ckvm__thread *thread, uint64_t deadline)
-{
-	uint64_t due = 0, now;
-
-	if (thread->late)
-		due = earlier(deadline, thread->late_deadline);
-	if (due && due != thread->armed) {
-		now = ckvm__now();
-		if (due < now)
-			due = now + thread->late_period;
-	}
-	ckvm__arm(due);
+	return likely(!vcpu->deadline && !thread->armed)
+		       ? 0
+		       : ckvm__begin_deadline(vcpu);
 }
 
 static inline void end_on_thread(struct ckvm__thread *thread,
@@ -307,9 +268,9 @@ static inline void end_on_thread(struct ckvm__thread *thread,
 {
 	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
 	if (unlikely(outer))
-		begin_deadline(outer);
+		ckvm__begin_deadline(outer);
 	else if (unlikely(thread->armed) || unlikely(thread->late))
-		arm_for_late(thread, is_open(end) ? vcpu->deadline : 0);
+		ckvm__arm_for_late(thread, is_open(end) ? vcpu->deadline : 0);
 }
 
 /* The vCPU's loop, by one thread at a time, with the vCPU kept alive. */
@@ -355,23 +316,6 @@ static __attribute__((noinline)) int run_loop(struct ckvm_vcpu *vcpu,
 	return run(vcpu, loop, now);
 }
 
-static void set_deadline(struct ckvm_vcpu *vcpu,
-			 const struct ckvm_limits *limits)
-{
-	uint64_t now;
-
-	vcpu->timeout = vcpu->bound = 0;
-	if (limits->flags & CKVM_LIMIT_TIMEOUT) {
-		now = ckvm__now();
-		vcpu->timeout = limits->timeout_ns < INT64_MAX - now
-					? now + limits->timeout_ns
-					: INT64_MAX; /* 292 years */
-	}
-	if (limits->flags & CKVM_LIMIT_DEADLINE)
-		vcpu->bound = limits->deadline_ns | 1;
-	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
-}
-
 #define ALL_LIMITS                                                     \
 	(CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE | CKVM_LIMIT_EXITS | \
 	 CKVM_LIMIT_SIGNALS)
@@ -403,7 +347,7 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	vcpu->stop = false;
 	vcpu->limit_flags = lim.flags;
 	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
-	set_deadline(vcpu, &lim);
+	ckvm__set_deadline(vcpu, &lim);
 
 	begin(vcpu);
 	/* Over before KVM_RUN, but not before what is queued. */
@@ -508,7 +452,7 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	vcpu->run_serial++;
 	vcpu->over = vcpu->stop = false;
 	vcpu->left = UINT64_MAX;
-	set_deadline(vcpu, &lim);
+	ckvm__set_deadline(vcpu, &lim);
 	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;
 	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
 		return ckvm__fail("timeout", -ETIME);
@@ -521,103 +465,4 @@ void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)
 {
 	if (!atomic_load(&vcpu->runner) && !(vcpu->attend & ATTEND_FINISH))
 		abandon(vcpu);
-}
-
-/* For the caller ---------------------------------------------------------- */
-
-void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu, uint64_t bound_ns)
-{
-	vcpu->left_at = ckvm__ticks();
-	if (vcpu->timeout)
-		vcpu->timeout = ckvm__now() + vcpu->rest_ns;
-	vcpu->bound = bound_ns;
-	vcpu->deadline = earlier(vcpu->timeout, vcpu->bound);
-}
-
-uint32_t ckvm_vcpu_run_serial(const struct ckvm_vcpu *vcpu)
-{
-	return vcpu->run_serial;
-}
-
-uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu)
-{
-	return vcpu->deadline;
-}
-
-/* Not in a child of fork(), and not once closed. */
-static bool has_page(const struct ckvm_vcpu *vcpu)
-{
-	return !ckvm__check_process(vcpu->kvm) && !vcpu->closed;
-}
-
-const struct ckvm_access *ckvm_vcpu_access(struct ckvm_vcpu *vcpu)
-{
-	switch (vcpu->phase) {
-	case PHASE_ACCESS:
-	case PHASE_LAST:
-	case PHASE_BATCH:
-		return &vcpu->access;
-	default:
-		return NULL;
-	}
-}
-
-void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
-{
-	const struct ckvm_access *access = ckvm_vcpu_access(vcpu);
-
-	if (!access || access->is_write || !has_page(vcpu))
-		return;
-	switch (access->length) {
-	case 1:
-		*(uint8_t *)vcpu->access_data = (uint8_t)value;
-		break;
-	case 2:
-		memcpy(vcpu->access_data, &value, 2);
-		break;
-	case 4:
-		memcpy(vcpu->access_data, &value, 4);
-		break;
-	default:
-		memcpy(vcpu->access_data, &value, 8);
-	}
-}
-
-struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu)
-{
-	return vcpu->has_exit && has_page(vcpu) ? vcpu->run : NULL;
-}
-
-uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu)
-{
-	return vcpu->serial;
-}
-
-uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
-{
-	const struct kvm_run *run = vcpu->run;
-
-	if (!has_page(vcpu))
-		return KVM_EXIT_UNKNOWN;
-	if (run->exit_reason == KVM_EXIT_IO)
-		return run->io.direction == KVM_EXIT_IO_IN ? CKVM_EXIT_IO_IN
-							   : CKVM_EXIT_IO_OUT;
-	if (run->exit_reason == KVM_EXIT_MMIO)
-		return run->mmio.is_write ? CKVM_EXIT_MMIO_WRITE
-					  : CKVM_EXIT_MMIO_READ;
-	return run->exit_reason;
-}
-
-/* The loop looks at `left` alone. */
-int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
-{
-	int error = ckvm__vcpu_check(vcpu);
-
-	if (error)
-		return error;
-	if (vcpu->phase == PHASE_IDLE)
-		return ckvm__fail("run", -ESRCH);
-	vcpu->stop = true;
-	vcpu->left = 1;
-	return 0;
 }
