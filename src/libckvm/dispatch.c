@@ -31,16 +31,10 @@ static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 static int hand_back(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		     const struct ckvm_access *access, void *data)
 {
-	vcpu->access = *access;
-	vcpu->access.range = range;
-	vcpu->access.opaque = range ? range->opaque : NULL;
-	vcpu->access.batched |= range && range->batch;
-	vcpu->access.offset = range ? access->address - range->first : 0;
-	if (access->is_write)
-		vcpu->access.value = ckvm__load(data, access->length);
-	vcpu->access_data = access->is_write ? NULL : data;
 	vcpu->phase = PHASE_ACCESS;
-	return CKVM_ACCESS;
+	return ckvm__hand_back(vcpu, range, access->address, data,
+			       access->length, access->is_write, access->space,
+			       access->batched || (range && range->batch));
 }
 
 /* No range claims it: for the caller, or the end of the run. */

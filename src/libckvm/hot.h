@@ -20,21 +20,22 @@ static inline uint64_t ckvm__load(const void *data, uint32_t length)
 	return length < 8 ? value & ((UINT64_C(1) << 8 * length) - 1) : value;
 }
 
+/* To the caller; `range` is NULL where none claims it. */
 static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
 				  struct ckvm_range *range, uint64_t address,
 				  void *data, uint32_t length, bool is_write,
-				  enum ckvm_space space)
+				  enum ckvm_space space, bool batched)
 {
 	struct ckvm_access *access = &vcpu->access;
 
 	access->range = range;
-	access->opaque = range->opaque;
+	access->opaque = range ? range->opaque : NULL;
 	access->address = address;
-	access->offset = address - range->first;
+	access->offset = range ? address - range->first : 0;
 	access->length = length;
 	access->is_write = is_write;
 	access->space = (uint8_t)space;
-	access->batched = range->batch;
+	access->batched = batched;
 	if (is_write) {
 		access->value = ckvm__load(data, length);
 	} else {
@@ -81,7 +82,7 @@ ckvm__serve(struct ckvm_vcpu *vcpu, struct ckvm_range *range, uint64_t address,
 	vcpu->accesses[space * 2 + is_write]++;
 	vcpu->phase = PHASE_LAST;
 	return ckvm__hand_back(vcpu, range, address, data, length, is_write,
-			       space);
+			       space, range->batch);
 }
 
 static inline int ckvm__straight(struct ckvm_vcpu *vcpu)
