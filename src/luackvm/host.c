@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The binding's part of a Lua state: the lock, the running coroutine, and what
- * stops a script from outside: an interrupt, or a deadline that has passed.
+ * The binding's part of a Lua state: the lock, the running coroutine, and runs
+ * for hosts in C.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 #include "luackvm.h"
 
-static const char key, anchor, frame_key;
+static const char key, anchor;
 
 /* The lock ---------------------------------------------------------------- */
 
@@ -107,196 +107,6 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 	lua_pushthread(L);
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &anchor);
 	lua->running = L;
-}
-
-static void stop_here(lua_State *L, lua_Debug *unused);
-
-/* Takes our hook away, and gives the coroutine back the one it had. */
-static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
-{
-	if (lua_gethook(L) != stop_here)
-		return;
-	if (lua->displaced.L == L) {
-		lua_sethook(L, lua->displaced.hook, lua->displaced.mask,
-			    lua->displaced.count);
-		lua->displaced.L = NULL;
-	} else {
-		lua_sethook(L, NULL, 0, 0);
-	}
-}
-
-/* Frames ------------------------------------------------------------------ */
-
-/* lua_status() of a coroutine is LUA_OK while it runs, or resumes another. */
-struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
-{
-	struct luackvm_frame *frame = lua->frame;
-
-	while (frame && lua_status(frame->L) != LUA_OK)
-		frame = frame->outer;
-	return frame;
-}
-
-/* Called in a signal handler: nothing but a hook may be set in there. */
-static void late(void *opaque);
-
-/* The timer is for the innermost frame: that of the handler that runs. */
-static void watch(struct ckvm_lua *lua)
-{
-	struct luackvm_frame *frame = luackvm_live_frame(lua);
-
-	if (frame)
-		ckvm_thread_late(late, lua, frame->deadline, frame->grace);
-	else
-		ckvm_thread_late(NULL, NULL, 0, 0);
-}
-
-static bool unlink_frame(struct luackvm_frame *frame)
-{
-	struct luackvm_frame **at = &frame->lua->frame;
-
-	while (*at && *at != frame)
-		at = &(*at)->outer;
-	if (!*at)
-		return false;
-	*at = frame->outer;
-	return true;
-}
-
-void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
-{
-	struct ckvm_lua *lua = frame->lua;
-
-	unlink_frame(frame);
-	frame->deadline = deadline;
-	if (deadline) {
-		frame->outer = luackvm_live_frame(lua);
-		lua->frame = frame;
-	}
-	watch(lua);
-}
-
-/* __close and __gc: a run that an error has left, or that nobody resumes. */
-static int end_run(lua_State *L)
-{
-	struct luackvm_frame *frame = lua_touserdata(L, 1);
-	struct ckvm_vcpu *vcpu = frame->over ? NULL : frame->vcpu->object;
-
-	frame->over = true;
-	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
-		ckvm_vcpu_abandon(vcpu);
-	if (unlink_frame(frame))
-		watch(frame->lua);
-	if (frame->stopped)
-		put_back_hook(frame->lua, frame->L);
-	return 0;
-}
-
-struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua)
-{
-	struct luackvm_frame *frame;
-
-	frame = lua_newuserdatauv(L, sizeof(*frame), 2);
-	*frame = (struct luackvm_frame){ .lua = lua,
-					 .L = L,
-					 .vcpu = lua_touserdata(L, 1) };
-	lua_pushthread(L);
-	lua_setiuservalue(L, -2, 1);
-	lua_pushvalue(L, 1);
-	lua_setiuservalue(L, -2, 2);
-	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &frame_key) != LUA_TTABLE) {
-		lua_pop(L, 1);
-		lua_createtable(L, 0, 2);
-		lua_pushcfunction(L, end_run);
-		lua_setfield(L, -2, "__close");
-		lua_pushcfunction(L, end_run);
-		lua_setfield(L, -2, "__gc");
-		lua_pushvalue(L, -1);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, &frame_key);
-	}
-	lua_setmetatable(L, -2);
-	lua_toclose(L, -1);
-	return frame;
-}
-
-/* Stopping ---------------------------------------------------------------- */
-
-void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua)
-{
-	if (!atomic_exchange(&lua->interrupted, false))
-		return;
-	put_back_hook(lua, L);
-	luaL_error(L, "interrupted!");
-}
-
-/*
- * The first time the error may be caught, and the handler have its way to an
- * end. If it goes on even so, every further instruction of it raises.
- */
-static void stop_here(lua_State *L, lua_Debug *unused)
-{
-	struct ckvm_lua *lua = ckvm_lua_get(L);
-	struct luackvm_frame *frame;
-
-	(void)unused;
-	luackvm_check_interrupt(L, lua);
-	frame = luackvm_live_frame(lua);
-	if (!frame || luackvm_now() - frame->grace < frame->deadline) {
-		put_back_hook(lua, L);
-		if (!frame) /* its run is suspended */
-			ckvm_thread_late(NULL, NULL, 0, 0);
-		return;
-	}
-	if (!frame->stopped)
-		put_back_hook(lua, L);
-	frame->stopped = true;
-	luaL_error(L, "handler still running %f s after the deadline",
-		   (double)(luackvm_now() - frame->deadline) / 1e9);
-}
-
-/* It may have been resumed behind our back, and have ended or yielded so. */
-static bool is_running(lua_State *L)
-{
-	lua_Debug frame;
-
-	return lua_status(L) == LUA_OK && lua_getstack(L, 0, &frame);
-}
-
-/* On the coroutine that runs, or else on the one that called the last run. */
-static void set_hook(struct ckvm_lua *lua)
-{
-	const struct luackvm_frame *frame = lua->frame;
-	lua_State *L = lua->running;
-
-	if (!is_running(L) && frame)
-		L = frame->L;
-	if (lua_gethook(L) != stop_here) {
-		lua->displaced.hook = lua_gethook(L);
-		lua->displaced.mask = lua_gethookmask(L);
-		lua->displaced.count = lua_gethookcount(L);
-		lua->displaced.L = L;
-	}
-	/* Of C functions none is to be kept from being called: __close. */
-	lua_sethook(L, stop_here, LUA_MASKCOUNT, 1);
-}
-
-static void late(void *opaque)
-{
-	struct ckvm_lua *lua = opaque;
-
-	if (lua->frame)
-		set_hook(lua);
-}
-
-void ckvm_lua_interrupt(struct ckvm_lua *lua)
-{
-	struct ckvm_vcpu *vcpu = lua->vcpu;
-
-	/* Both: the guest may just be done, or about to begin. */
-	atomic_store(&lua->interrupted, true);
-	set_hook(lua);
-	if (vcpu)
-		ckvm_vcpu_interrupt(vcpu);
 }
 
 /* C hosts ----------------------------------------------------------------- */

@@ -18,21 +18,6 @@
 
 /* host.c ------------------------------------------------------------------ */
 
-/*
- * What is left of a run when it ends, whichever way. Those with a deadline are
- * linked in the order in which they surround one another.
- */
-struct luackvm_frame {
-	struct luackvm_frame *outer;
-	struct ckvm_lua *lua;
-	lua_State *L;		  /* that called run; user value 1 */
-	struct luackvm_box *vcpu; /* user value 2 */
-	uint32_t serial;	  /* of the run */
-	uint64_t deadline, grace; /* ns; 0: none, and not linked */
-	bool stopped;		  /* its handler was, once, and went on */
-	bool over;
-};
-
 struct ckvm_lua {
 	atomic_int lock; /* 0 free, 1 held, 2 waited for */
 	atomic_bool interrupted;
@@ -58,18 +43,6 @@ uint64_t luackvm_now(void); /* CLOCK_MONOTONIC, ns */
 /* L runs now: where it is not known from a coroutine function of ours. */
 void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
 
-/* The innermost frame whose run is not suspended or gone; NULL for none. */
-struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
-
-/* Pushes one for the vCPU's box at 1: a to-be-closed value. */
-struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua);
-
-/* The run's deadline is this now (0: none), and it is the innermost run. */
-void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline);
-
-/* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
-void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);
-
 static inline void luackvm_lock(struct ckvm_lua *lua)
 {
 	int free = 0;
@@ -85,6 +58,35 @@ static inline void luackvm_unlock(struct ckvm_lua *lua)
 	if (!atomic_compare_exchange_strong(&lua->lock, &held, 0))
 		ckvm_lua_unlock(lua);
 }
+
+/* frame.c ----------------------------------------------------------------- */
+
+/*
+ * What is left of a run when it ends, whichever way. Those with a deadline are
+ * linked in the order in which they surround one another.
+ */
+struct luackvm_frame {
+	struct luackvm_frame *outer;
+	struct ckvm_lua *lua;
+	lua_State *L;		  /* that called run; user value 1 */
+	struct luackvm_box *vcpu; /* user value 2 */
+	uint32_t serial;	  /* of the run */
+	uint64_t deadline, grace; /* ns; 0: none, and not linked */
+	bool stopped;		  /* its handler was, once, and went on */
+	bool over;
+};
+
+/* The innermost frame whose run is not suspended or gone; NULL for none. */
+struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
+
+/* Pushes one for the vCPU's box at 1: a to-be-closed value. */
+struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua);
+
+/* The run's deadline is this now (0: none), and it is the innermost run. */
+void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline);
+
+/* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
+void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);
 
 /* box.c ------------------------------------------------------------------- */
 
