@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Capabilities by name: the kernel's, in lower case without KVM_CAP_. All that
- * Linux 6.19 has; numbers that are missing were never in a release, or are no
- * longer defined.
+ * Linux 6.19 has, and what its successors have added so far; numbers that are
+ * missing were never in a release, or are no longer defined.
  */
 #include "internal.h"
 
@@ -225,6 +225,7 @@ static const char *const names[] = {
 	[221] = "s390_zpci_op",
 	[222] = "s390_cpu_topology",
 	[223] = "dirty_log_ring_acq_rel",
+	[224] = "s390_protected_async_disable",
 	[225] = "dirty_log_ring_with_bitmap",
 	[226] = "pmu_event_masked_events",
 	[227] = "counter_offset",
@@ -248,6 +249,10 @@ static const char *const names[] = {
 	[245] = "arm_sea_to_user",
 	[246] = "s390_user_operexec",
 	[247] = "s390_keyop",
+	[248] = "s390_vsie_esamode",
+	[249] = "s390_hpage_2g",
+	[250] = "ppc_compat_caps",
+	[251] = "arm_pmu_v3_strict",
 };
 
 int ckvm_cap_number(const char *name)

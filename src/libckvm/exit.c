@@ -45,6 +45,8 @@ static const char *const names[] = {
 	[39] = "memory_fault",
 	[40] = "tdx",
 	[41] = "arm_sea",
+	[42] = "arm_ldst64b",
+	[43] = "snp_req_certs",
 };
 
 static const char *const accesses[] = { "io_in", "io_out", "mmio_read",
