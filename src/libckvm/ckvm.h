@@ -157,6 +157,10 @@ CKVM_API struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm); /* borrowed */
 /* 4.4 on the VM's descriptor (KVM_CAP_CHECK_EXTENSION_VM). */
 CKVM_API int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap);
 
+/* 4.37: -EINVAL if this KVM does not have it, or not these arguments. */
+CKVM_API int ckvm_vm_enable_cap(struct ckvm_vm *vm,
+				const struct kvm_enable_cap *cap);
+
 /* Memory ------------------------------------------------------------------ */
 
 #define CKVM_MEMORY_READONLY (1u << 0)	/* guest writes exit as MMIO */
@@ -348,6 +352,10 @@ CKVM_API void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu);
 CKVM_API int ckvm_vcpu_fd(const struct ckvm_vcpu *vcpu);
 CKVM_API unsigned long ckvm_vcpu_id(const struct ckvm_vcpu *vcpu);
 CKVM_API struct ckvm_vm *ckvm_vcpu_vm(struct ckvm_vcpu *vcpu); /* borrowed */
+
+/* 4.37 for one vCPU. */
+CKVM_API int ckvm_vcpu_enable_cap(struct ckvm_vcpu *vcpu,
+				  const struct kvm_enable_cap *cap);
 
 /*
  * Registers. Three sets of them are cached, in the page shared with the kernel

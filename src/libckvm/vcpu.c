@@ -39,6 +39,12 @@ int ckvm__vcpu_change(struct ckvm_vcpu *vcpu, unsigned long request, void *arg)
 	return result;
 }
 
+int ckvm_vcpu_enable_cap(struct ckvm_vcpu *vcpu,
+			 const struct kvm_enable_cap *cap)
+{
+	return ckvm__vcpu_ioctl(vcpu, KVM_ENABLE_CAP, (void *)(uintptr_t)cap);
+}
+
 static int map_run(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm *kvm = vcpu->kvm;

@@ -155,3 +155,8 @@ int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
 {
 	return ckvm__vm_ioctl(vm, KVM_CHECK_EXTENSION, (void *)(uintptr_t)cap);
 }
+
+int ckvm_vm_enable_cap(struct ckvm_vm *vm, const struct kvm_enable_cap *cap)
+{
+	return ckvm__vm_ioctl(vm, KVM_ENABLE_CAP, (void *)(uintptr_t)cap);
+}

@@ -38,6 +38,9 @@ static const struct {
 	  "instruction" },
 	{ "batch", ENOTSUP, "this KVM cannot batch writes of this kind" },
 	{ "file", ERANGE, "the file is shorter than the memory" },
+	{ "KVM_ENABLE_CAP", EINVAL,
+	  "this KVM does not have it for this object, or takes other arguments, "
+	  "or it comes too late" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

@@ -442,6 +442,10 @@ int luackvm_open(lua_State *L);	      /* system.c */
 /* A capability, by name or number. */
 unsigned int luackvm_arg_cap(lua_State *L, int arg);
 
+/* Methods, by topic ------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_cap_vm_methods[], luackvm_cap_vcpu_methods[];
+
 /* run.c ------------------------------------------------------------------- */
 
 int luackvm_run(lua_State *L);

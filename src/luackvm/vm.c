@@ -163,7 +163,8 @@ static const struct luackvm_property properties[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg *const methods[] = { vm_methods, NULL };
+static const luaL_Reg *const methods[] = { vm_methods, luackvm_cap_vm_methods,
+					   NULL };
 
 const struct luackvm_type luackvm_vm = {
 	.name = "VM",
