@@ -521,7 +521,7 @@ CKVM_API void ckvm_vcpu_kick(struct ckvm_vcpu *vcpu);
  * run goes on, or ends with -EINTR if it has CKVM_LIMIT_SIGNALS. Also
  * async-signal-safe.
  */
-CKVM_API void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu);
+CKVM_API void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu);
 
 /*
  * The signal for kicks and timeouts, for the whole process: by default the

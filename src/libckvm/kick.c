@@ -128,7 +128,7 @@ pid_t ckvm__find_tid(void)
 	return ckvm__thread.tid;
 }
 
-void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu)
+void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu)
 {
 	pid_t runner;
 	int saved = errno;
@@ -146,7 +146,7 @@ void ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu)
 void ckvm_vcpu_kick(struct ckvm_vcpu *vcpu)
 {
 	atomic_store(&vcpu->kicked, true);
-	ckvm_vcpu_interrupt(vcpu);
+	ckvm_vcpu_wake(vcpu);
 }
 
 /* A blocked kick would wait for the guest's good will. */

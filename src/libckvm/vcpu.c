@@ -212,7 +212,7 @@ void ckvm_vcpu_close(struct ckvm_vcpu *vcpu)
 {
 	if (!vcpu || atomic_exchange(&vcpu->closed, true))
 		return;
-	ckvm_vcpu_interrupt(vcpu);
+	ckvm_vcpu_wake(vcpu);
 	ckvm__vcpu_drop(vcpu);
 }
 

@@ -194,5 +194,5 @@ void ckvm_lua_interrupt(struct ckvm_lua *lua)
 	atomic_store(&lua->interrupted, true);
 	set_hook(lua);
 	if (vcpu)
-		ckvm_vcpu_interrupt(vcpu);
+		ckvm_vcpu_wake(vcpu);
 }

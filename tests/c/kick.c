@@ -209,7 +209,7 @@ static void kick_of_a_closed_vcpu_does_nothing(void)
 	ckvm_vcpu_ref(guest.vcpu);
 	ckvm_vcpu_close(guest.vcpu);
 	ckvm_vcpu_kick(guest.vcpu);
-	ckvm_vcpu_interrupt(guest.vcpu);
+	ckvm_vcpu_wake(guest.vcpu);
 	CHECK_FAILS(run(), EBADF, "closed");
 	ckvm_vcpu_unref(guest.vcpu);
 	guest_close(&guest);
@@ -282,7 +282,7 @@ static void kick_in_handler(int signal)
 static void interrupt_in_handler(int signal)
 {
 	alarms = alarms + 1;
-	ckvm_vcpu_interrupt(guest.vcpu);
+	ckvm_vcpu_wake(guest.vcpu);
 }
 
 static void only_count(int signal)
@@ -406,7 +406,7 @@ static void limit_signals_ends_a_run_by_any_of_them(void)
 
 static void interrupt_it(void)
 {
-	ckvm_vcpu_interrupt(guest.vcpu);
+	ckvm_vcpu_wake(guest.vcpu);
 }
 
 static void interrupt_ends_a_run_with_limit_signals_only(void)

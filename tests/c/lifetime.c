@@ -482,7 +482,7 @@ static int call_everything(void)
 		    "fork");
 	ckvm_vcpu_answer(guest.vcpu, 1);
 	ckvm_vcpu_kick(guest.vcpu);
-	ckvm_vcpu_interrupt(guest.vcpu);
+	ckvm_vcpu_wake(guest.vcpu);
 	return test_failures ? 1 : 0;
 }
 
