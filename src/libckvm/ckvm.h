@@ -336,6 +336,104 @@ CKVM_API size_t ckvm_buffer_capacity(const struct ckvm_buffer *buffer);
 CKVM_API size_t ckvm_buffer_take(struct ckvm_buffer *buffer, void *data,
 				 size_t length);
 
+/* Interrupts -------------------------------------------------------------- */
+
+/*
+ * 4.24: the interrupt controllers, in the kernel. To be created before the
+ * first vCPU (-EINVAL after it), and once: -EEXIST.
+ */
+CKVM_API int ckvm_vm_create_irqchip(struct ckvm_vm *vm);
+
+/* 4.25: sets a line of theirs, by GSI. -ENXIO without them. */
+CKVM_API int ckvm_vm_irq_line(struct ckvm_vm *vm,
+			      const struct kvm_irq_level *level);
+
+/*
+ * The same (KVM_CAP_IRQ_INJECT_STATUS), with what came of it in level->status:
+ * more than 0 if a controller took it, 0 if it was pending already, -1 if no
+ * controller has that line, or it is masked.
+ */
+CKVM_API int ckvm_vm_irq_line_status(struct ckvm_vm *vm,
+				     struct kvm_irq_level *level);
+
+/*
+ * 4.70: how many vCPUs got the message; 0 if the guest blocks it. -EPERM if no
+ * vCPU has that destination, -EINVAL without interrupt controllers.
+ */
+CKVM_API int ckvm_vm_signal_msi(struct ckvm_vm *vm, const struct kvm_msi *msi);
+
+/* 4.52: replaces all routes, at most 4096. -EINVAL without controllers. */
+CKVM_API int ckvm_vm_set_gsi_routing(struct ckvm_vm *vm,
+				     const struct kvm_irq_routing *routing);
+
+/*
+ * 4.75: whatever signals the eventfd raises the GSI, until it is taken back
+ * (KVM_IRQFD_FLAG_DEASSIGN) or its last descriptor is closed. -EBUSY if the
+ * eventfd raises one already, -EINVAL without interrupt controllers. Taking
+ * back what was not given is no error.
+ */
+CKVM_API int ckvm_vm_irqfd(struct ckvm_vm *vm, const struct kvm_irqfd *irqfd);
+
+/*
+ * 4.59: a guest's write there signals the eventfd, and makes no exit; no range
+ * sees it. -EEXIST if the place is taken, -ENOENT if there is nothing to take
+ * back. The kernel has its own reference: with the last descriptor closed the
+ * writes go nowhere, until the VM ends.
+ */
+CKVM_API int ckvm_vm_ioeventfd(struct ckvm_vm *vm,
+			       const struct kvm_ioeventfd *ioevent);
+
+/*
+ * 4.16: queues an interrupt vector, to be taken with the next instruction
+ * (whether the guest has interrupts enabled is the caller's business). -ENXIO
+ * if the controllers are in the kernel, -EINVAL above 255, -EEXIST if one is
+ * queued and only they are not.
+ */
+CKVM_API int ckvm_vcpu_interrupt(struct ckvm_vcpu *vcpu, uint32_t irq);
+
+#if defined(__x86_64__)
+/* 4.26, 4.27: chip_id is one of KVM_IRQCHIP_*. -ENXIO if there is none. */
+CKVM_API int ckvm_vm_get_irqchip(struct ckvm_vm *vm, struct kvm_irqchip *chip);
+CKVM_API int ckvm_vm_set_irqchip(struct ckvm_vm *vm,
+				 const struct kvm_irqchip *chip);
+
+/*
+ * 4.71 to 4.73: the PIT, which needs the interrupt controllers: -ENOENT without
+ * them, -EEXIST if there is one, -ENXIO for the others if there is none. The
+ * first three are those of old.
+ */
+CKVM_API int ckvm_vm_create_pit(struct ckvm_vm *vm);
+CKVM_API int ckvm_vm_get_pit(struct ckvm_vm *vm, struct kvm_pit_state *pit);
+CKVM_API int ckvm_vm_set_pit(struct ckvm_vm *vm,
+			     const struct kvm_pit_state *pit);
+CKVM_API int ckvm_vm_create_pit2(struct ckvm_vm *vm,
+				 const struct kvm_pit_config *config);
+CKVM_API int ckvm_vm_get_pit2(struct ckvm_vm *vm, struct kvm_pit_state2 *pit);
+CKVM_API int ckvm_vm_set_pit2(struct ckvm_vm *vm,
+			      const struct kvm_pit_state2 *pit);
+
+/* Are the PIT's interrupts that the guest missed made up for? */
+CKVM_API int
+ckvm_vm_reinject_control(struct ckvm_vm *vm,
+			 const struct kvm_reinject_control *control);
+
+/* 4.29, 4.30: kvmclock, in ns; `flags` tells which other fields count. */
+CKVM_API int ckvm_vm_get_clock(struct ckvm_vm *vm,
+			       struct kvm_clock_data *clock);
+CKVM_API int ckvm_vm_set_clock(struct ckvm_vm *vm,
+			       const struct kvm_clock_data *clock);
+
+/*
+ * 4.36, 4.40: where below 4 GiB VT-x keeps three pages, and one, of its own. No
+ * memory may be there. The latter before the first vCPU: -EINVAL after it.
+ */
+CKVM_API int ckvm_vm_set_tss_addr(struct ckvm_vm *vm, uint64_t gpa);
+CKVM_API int ckvm_vm_set_identity_map_addr(struct ckvm_vm *vm, uint64_t gpa);
+
+/* 4.41: which vCPU starts first (0). -EBUSY after the first vCPU. */
+CKVM_API int ckvm_vm_set_boot_cpu_id(struct ckvm_vm *vm, uint32_t id);
+#endif
+
 /* Virtual processors ------------------------------------------------------ */
 
 /* 4.7: -EEXIST if the VM had a vCPU of this id, also a closed one. */

@@ -8,6 +8,9 @@
 
 static const char key;
 
+#define NO_IRQCHIP "there is no in-kernel irqchip: see vm:create_irqchip()"
+#define NO_PIT "there is no PIT: see vm:create_pit2()"
+
 /* What experience says, beyond the C library's text. */
 static const struct {
 	const char *call;
@@ -44,6 +47,30 @@ static const struct {
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },
+	{ "KVM_CREATE_IRQCHIP", EEXIST, "the VM has its irqchip already" },
+	{ "KVM_CREATE_IRQCHIP", EINVAL,
+	  "the irqchip comes before the first vCPU" },
+	{ "KVM_GET_IRQCHIP", ENXIO, NO_IRQCHIP },
+	{ "KVM_IRQ_LINE", ENXIO, NO_IRQCHIP },
+	{ "KVM_IRQ_LINE_STATUS", ENXIO, NO_IRQCHIP },
+	{ "KVM_SIGNAL_MSI", EINVAL, "the message is wrong, or " NO_IRQCHIP },
+	{ "KVM_SIGNAL_MSI", EPERM, "no vCPU has that destination" },
+	{ "KVM_SET_GSI_ROUTING", EINVAL,
+	  "a route is wrong, or there are more than 4096, or " NO_IRQCHIP },
+	{ "KVM_INTERRUPT", ENXIO,
+	  "the irqchip is in the kernel: see vm:irq_line" },
+	{ "KVM_INTERRUPT", EEXIST, "an interrupt is queued already" },
+	{ "KVM_CREATE_PIT", ENOENT, NO_IRQCHIP },
+	{ "KVM_CREATE_PIT", EEXIST, "the VM has its PIT already" },
+	{ "KVM_CREATE_PIT2", ENOENT, NO_IRQCHIP },
+	{ "KVM_CREATE_PIT2", EEXIST, "the VM has its PIT already" },
+	{ "KVM_GET_PIT", ENXIO, NO_PIT },
+	{ "KVM_GET_PIT2", ENXIO, NO_PIT },
+	{ "KVM_REINJECT_CONTROL", ENXIO, NO_PIT },
+	{ "KVM_SET_IDENTITY_MAP_ADDR", EINVAL,
+	  "the address is set before the first vCPU" },
+	{ "KVM_SET_BOOT_CPU_ID", EBUSY,
+	  "the boot CPU is chosen before the first vCPU" },
 };
 
 static const char *find_hint(const char *call, int error)

@@ -247,6 +247,13 @@ int luackvm_fail_call(lua_State *L, const char *call, int error,
 /* An option table at index 2 of the method `who`. Raise for what is wrong. */
 void luackvm_check_keys(lua_State *L, int table, const char *who,
 			const char *const *keys);
+
+/* Pushes a table of what the one at index has beside these keys. */
+void luackvm_push_rest(lua_State *L, int table, const char *const *keys);
+
+/* The length of the list at index, which has no other keys than 1 to that. */
+lua_Integer luackvm_list_length(lua_State *L, int table, const char *who);
+
 /* Raw: an option table's metamethods are not called. Pushes; the type. */
 int luackvm_get(lua_State *L, int table, const char *key);
 bool luackvm_has(lua_State *L, int table, const char *key);
@@ -340,6 +347,12 @@ struct luackvm_struct {
 /* structs_x86.c */
 extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
 	luackvm_kvm_vcpu_events;
+
+/* structs_irq_x86.c */
+extern const struct luackvm_struct luackvm_kvm_pic_state,
+	luackvm_kvm_ioapic_state, luackvm_kvm_pit_state, luackvm_kvm_pit_state2,
+	luackvm_kvm_pit_config, luackvm_kvm_reinject_control,
+	luackvm_kvm_clock_data;
 
 #define LUACKVM_MAX_ARRAY 256	/* bytes of the largest array of scalars */
 #define LUACKVM_MAX_STRUCT 1024 /* of a struct that a luackvm_state has */
@@ -456,6 +469,15 @@ int luackvm_kick(lua_State *L);
 
 /* ckvm_lua_run, with the vCPU's box the only value on the stack. Raises. */
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits);
+
+/* irq.c, irqchip_x86.c ---------------------------------------------------- */
+
+extern const luaL_Reg luackvm_irq_vm_methods[], luackvm_irq_vcpu_methods[],
+	luackvm_irqchip_vm_methods[];
+extern const struct luackvm_state luackvm_irqchip_vm_states[];
+
+/* "pic_master" and so on, or the number, at index; raises with the name. */
+uint32_t luackvm_irqchip_id(lua_State *L, int index, const char *name);
 
 /* coroutine.c ------------------------------------------------------------- */
 

@@ -54,6 +54,37 @@ void luackvm_check_keys(lua_State *L, int table, const char *who,
 	}
 }
 
+void luackvm_push_rest(lua_State *L, int table, const char *const *keys)
+{
+	table = lua_absindex(L, table);
+	lua_newtable(L);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
+		if (is_known(L, keys))
+			continue;
+		lua_pushvalue(L, -2);
+		lua_pushvalue(L, -2);
+		lua_rawset(L, -5);
+	}
+}
+
+lua_Integer luackvm_list_length(lua_State *L, int table, const char *who)
+{
+	lua_Integer length;
+
+	luaL_checktype(L, table, LUA_TTABLE);
+	length = (lua_Integer)lua_rawlen(L, table);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
+		lua_Integer i = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
+
+		if (i >= 1 && i <= length)
+			continue;
+		lua_pushvalue(L, -2);
+		luaL_error(L, "%s: a list, and '%s' is no place in it", who,
+			   luaL_tolstring(L, -1, NULL));
+	}
+	return length;
+}
+
 int luackvm_get(lua_State *L, int table, const char *key)
 {
 	table = lua_absindex(L, table);

@@ -181,8 +181,12 @@ static const struct luackvm_property properties[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg *const methods[] = { vcpu_methods,
-					   luackvm_cap_vcpu_methods, NULL };
+static const luaL_Reg *const methods[] = {
+	vcpu_methods,
+	luackvm_cap_vcpu_methods,
+	luackvm_irq_vcpu_methods,
+	NULL,
+};
 static const struct luackvm_state *const states[] = { registers, NULL };
 
 const struct luackvm_type luackvm_vcpu = {

@@ -163,12 +163,22 @@ static const struct luackvm_property properties[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg *const methods[] = { vm_methods, luackvm_cap_vm_methods,
-					   NULL };
+static const luaL_Reg *const methods[] = {
+	vm_methods,
+	luackvm_cap_vm_methods,
+	luackvm_irq_vm_methods,
+	luackvm_irqchip_vm_methods,
+	NULL,
+};
+static const struct luackvm_state *const states[] = {
+	luackvm_irqchip_vm_states,
+	NULL,
+};
 
 const struct luackvm_type luackvm_vm = {
 	.name = "VM",
 	.methods = methods,
+	.states = states,
 	.properties = properties,
 	.ref = ref,
 	.unref = unref,
