@@ -1,5 +1,5 @@
 -- Random calls of every method, inside and outside of handlers, under a stressed collector. A
--- failure names its seed: CKVM_SEED repeats those calls, CKVM_STEPS asks for more of them.
+-- failure names its seed: CKVM_SEED repeats those calls.
 
 local ckvm = require "ckvm"
 local support = require "support"
@@ -19,7 +19,7 @@ local instructions = {
 }
 
 local kinds = { "kvm", "vm", "vcpu", "memory", "range", "buffer", "view" }
-local world -- lists of objects by kind, and of coroutines; the depth of handlers
+local world -- lists of objects by kind, and of coroutines; the depth of handlers; calls made
 
 local function pick(list) return list[random(#list)] end
 
@@ -166,6 +166,7 @@ local function call()
   for i, make in ipairs(name and methods[kind][name] or {}) do
     args[i] = name ~= "run" and random(40) == 1 and value() or make()
   end
+  world.calls = world.calls + 1
   local result = thing[name](thing, table.unpack(args, 1, 3))
   if made[name] then keep(made[name], result) end
 end
@@ -225,7 +226,7 @@ end
 
 describe("random calls #slow", function()
   local seed = math.tointeger(tonumber(os.getenv "CKVM_SEED")) or os.time()
-  local steps = math.tointeger(tonumber(os.getenv "CKVM_STEPS")) or 12000
+  local calls = support.times(1000000)
 
   setup(support.need_kvm)
 
@@ -234,12 +235,12 @@ describe("random calls #slow", function()
     local before = support.settled_fds()
     math.randomseed(seed)
     collectgarbage("incremental", 50, 1000)
-    world = { coroutine = {}, kvm = { ckvm.open() }, names = {} }
+    world = { calls = 0, coroutine = {}, kvm = { ckvm.open() }, names = {} }
     for _, kind in ipairs(kinds) do
       world[kind] = world[kind] or {}
       world.names[kind] = sorted_keys(methods[kind] or {})
     end
-    for _ = 1, steps do
+    while world.calls < calls do
       world.depth = 0 -- a handler that has yielded may never be back
       act()
     end

@@ -99,6 +99,12 @@ function support.run(script, args)
   return how == "signal" and 128 + code or code, output, take(err)
 end
 
+-- How often to do what `make soak` does `full` times: CKVM_SHARE is the percent of it, 1 unless
+-- told.
+function support.times(full)
+  return math.ceil(full / 100 * (tonumber(os.getenv "CKVM_SHARE") or 1))
+end
+
 -- How many descriptors this process has open.
 function support.count_fds()
   local count = 0

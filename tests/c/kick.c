@@ -252,14 +252,14 @@ static void kick_many_times(int times)
 static void no_kick_is_ever_lost(void)
 {
 	WITH_PORT(OUT_10 LOOP);
-	kick_many_times(18000);
+	kick_many_times(test_times(900000));
 }
 
 /* The same for a guest that would never come back by itself. */
 static void no_kick_is_ever_lost_on_a_guest_that_spins(void)
 {
 	WITH_PORT(SPIN);
-	kick_many_times(2000);
+	kick_many_times(test_times(100000));
 }
 
 /* Signal handlers -----------------------------------------------------------

@@ -225,13 +225,22 @@ static void vcpu_id_cannot_be_created_again(void)
 
 static void vms_come_and_go_without_a_trace(void)
 {
-	int fds = test_count_fds();
+	int times = test_times(100000), fds = 0, maps = 0;
+	size_t bytes = 0;
 
-	for (int i = 0; i < 200; i++) {
-		WITH_PORT(HLT);
+	for (int i = -10; i < times; i++) {
+		if (!i) { /* what is made once has been made */
+			fds = test_count_fds();
+			maps = test_count_maps();
+			bytes = test_count_bytes();
+		}
+		WITH_PORT(OUT_10 HLT);
+		CHECK_EQ(ckvm_vcpu_run(guest.vcpu, NULL), CKVM_EXIT);
 		guest_close(&guest);
 	}
 	CHECK_EQ(test_count_fds(), fds);
+	CHECK_EQ(test_count_maps(), maps);
+	CHECK_EQ(test_count_bytes(), bytes);
 }
 
 /* From a callback -----------------------------------------------------------

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -158,6 +159,36 @@ UNUSED static int test_count_fds(void)
 		count++;
 	if (dir)
 		closedir(dir);
+	return count;
+}
+
+/*
+ * How often to do what `make soak` does `full` times: CKVM_SHARE is the percent
+ * of it, 1 unless told.
+ */
+UNUSED static int test_times(int full)
+{
+	const char *share = getenv("CKVM_SHARE");
+
+	return (int)(full / 100.0 * (share ? atof(share) : 1));
+}
+
+/* Bytes that malloc has given out; 0 where a sanitizer has replaced it. */
+UNUSED static size_t test_count_bytes(void)
+{
+	return mallinfo2().uordblks;
+}
+
+/* Mappings of this process, guest memory and run pages among them. */
+UNUSED static int test_count_maps(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	int count = 0, c;
+
+	while (maps && (c = getc(maps)) != EOF)
+		count += c == '\n';
+	if (maps)
+		fclose(maps);
 	return count;
 }
 
