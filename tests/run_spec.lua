@@ -421,6 +421,73 @@ describe("a timeout", function()
     assert.equal(1, vcpu.regs.rbx)
   end)
 
+  -- Time goes by, and no run notices.
+  local function dawdle()
+    local start <const> = os.clock()
+    repeat until os.clock() - start > 0.35
+  end
+
+  -- A run in a coroutine, as far as its handler's first yield; then time goes by.
+  local function suspend(handler, limits)
+    local vcpu = calling(function()
+      coroutine.yield()
+      handler()
+    end)
+    local run = coroutine.wrap(function() return (vcpu:run(limits)) end)
+    run()
+    dawdle()
+    return run
+  end
+
+  it("stands still for the handler, too, when it is resumed", function()
+    local why
+    local run = suspend(function() why = quiet(HLT):run() end, DEADLINE)
+    assert.equal("hlt", run())
+    assert.equal("hlt", why)
+  end)
+
+  it("stands still for every run that the coroutine is in", function()
+    local whys = {}
+    local inner = calling(function()
+      coroutine.yield()
+      table.insert(whys, (quiet(HLT):run()))
+    end)
+    local run = suspend(function()
+      table.insert(whys, (inner:run { timeout = 0.2 }))
+      table.insert(whys, (quiet(HLT):run()))
+    end, DEADLINE)
+    run() -- to the yield within
+    dawdle()
+    assert.equal("hlt", run())
+    assert.same({ "hlt", "hlt", "hlt" }, whys)
+  end)
+
+  it("goes on for a handler whenever it is resumed, as long as it takes", function()
+    local spinning, why = quiet(SPIN), nil
+    local vcpu = calling(function()
+      for _ = 1, 8 do
+        spinning:run { timeout = 0.1 }
+        coroutine.yield()
+      end
+      why = quiet(HLT):run()
+    end)
+    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.4 }) end)
+    for _ = 1, 8 do run() end
+    assert.equal("timeout", run())
+    assert.equal("timeout", why)
+  end)
+
+  it("of a suspended run that is closed is nobody's", function()
+    local vcpu = calling(coroutine.yield)
+    local co = coroutine.create(function() vcpu:run { timeout = 0.01 } end)
+    coroutine.resume(co)
+    coroutine.close(co)
+    assert.equal("hlt", (quiet(OUT .. HLT):run()))
+    local sum = 0
+    for i = 1, 3000000 do sum = sum + i end -- longer than any grace
+    assert.equal(4500001500000, sum)
+  end)
+
   it("of a suspended run ends no other", function()
     local _, vm, vcpu = guest(OUT .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
@@ -1015,6 +1082,55 @@ describe("a handler that is still running after the deadline", function()
     local co = coroutine.create(function() vcpu:run { timeout = 0.1 } end)
     coroutine.resume(co)
     contains("deadline", select(2, coroutine.resume(co)))
+  end)
+
+  it("is stopped after it has been resumed, whatever was done meanwhile", function()
+    local status, out = support.run([[
+      package.path = os.getenv("CKVM_SRCDIR") .. "/tests/?.lua;" .. package.path
+      local guest = require("support").real_mode
+      local function spin() while true do end end
+      local function calling(handler)
+        local _, vm, vcpu = guest("\xe6\x10\xf4") -- out %al, $0x10; hlt
+        vm:attach_io { port = 0x10, write = handler }
+        return vcpu
+      end
+      local function attempt(what, meanwhile)
+        local vcpu = calling(function()
+          coroutine.yield()
+          spin()
+        end)
+        local co = coroutine.create(function() vcpu:run { timeout = 0.05 } end)
+        coroutine.resume(co)
+        local resume = meanwhile(co) or coroutine.resume
+        print(what, select(2, resume(co)))
+      end
+      attempt("nothing", function() end)
+      attempt("a run", function() calling(function() end):run() end)
+      attempt("a run with a timeout", function()
+        local _, _, vcpu = guest("\xeb\xfe") -- jmp .
+        vcpu:run { timeout = 0.2 }
+      end)
+      attempt("another that is suspended", function()
+        local vcpu = calling(coroutine.yield)
+        local co = coroutine.create(function() vcpu:run { timeout = 0.01 } end)
+        coroutine.resume(co)
+        coroutine.resume(co)
+      end)
+      attempt("within a handler", function()
+        return function(co)
+          local result
+          calling(function() result = table.pack(coroutine.resume(co)) end):run()
+          return table.unpack(result)
+        end
+      end)
+    ]], { shell = "ulimit -t 10" }) -- of the processor's seconds
+    assert.equal(0, status)
+    local count = 0
+    for line in out:gmatch("[^\n]+") do
+      contains("after the deadline", line)
+      count = count + 1
+    end
+    assert.equal(5, count)
   end)
 
   it("may catch that error, and the run then times out", function()

@@ -30,6 +30,41 @@ do
   assert(not ok and tostring(message):find("deadline"), message)
 end
 
+-- A suspended run's clock stands still, and goes on when it is resumed; where Lua's own function
+-- does both, that is only known once the handler returns, or another run was meanwhile.
+local function quiet()
+  local vm, vcpu = guest()
+  vm:attach_io { port = 0x10, write = function() end }
+  return vcpu
+end
+
+local function dawdle() -- longer than any deadline here
+  local start <const> = os.clock()
+  repeat until os.clock() - start > 0.3
+end
+
+for _, first in ipairs { resume, coroutine.resume } do
+  for _, second in ipairs { resume, coroutine.resume } do
+    for _, meanwhile in ipairs { function() end, function() quiet():run { timeout = 10 } end } do
+      local vm, vcpu = guest()
+      local why
+      vm:attach_io { port = 0x10, write = function()
+        coroutine.yield()
+        why = quiet():run()
+        while true do end
+      end }
+      local co = coroutine.create(function() vcpu:run { timeout = 0.2 } end)
+      assert(first(co))
+      dawdle()
+      meanwhile()
+      local ok, message = second(co)
+      assert(not ok and tostring(message):find("deadline"), message)
+      assert(why == "hlt" or first == resume and second == resume, why)
+      for _ = 1, 3000000 do end -- no hook, and no timer, is left
+    end
+  end
+end
+
 -- Taken a second time, the module is the same one, and its objects are known to it.
 do
   local vm, vcpu = guest()

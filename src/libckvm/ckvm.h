@@ -542,10 +542,12 @@ CKVM_API int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu);
 CKVM_API void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu);
 
 /*
- * The time since the last hand-back was not the run's: its timeout moves on by
- * that much. bound_ns replaces its deadline_ns (0: none). To be called before
- * ckvm_vcpu_continue, when the caller was suspended.
+ * The time since the last hand-back, or since a ckvm_vcpu_pause after it, was
+ * not the run's: its timeout moves on by that much. bound_ns replaces its
+ * deadline_ns (0: none). To be called before ckvm_vcpu_continue, when the
+ * caller was suspended: any number of times.
  */
+CKVM_API void ckvm_vcpu_pause(struct ckvm_vcpu *vcpu);
 CKVM_API void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu, uint64_t bound_ns);
 
 /* Counts the runs of this vCPU: tells whether a run is still the same one. */

@@ -24,17 +24,30 @@ void ckvm__set_deadline(struct ckvm_vcpu *vcpu,
 
 void ckvm__stop_clock(struct ckvm_vcpu *vcpu)
 {
-	uint64_t now;
+	vcpu->held_ns = ckvm__now();
+}
 
-	now = ckvm__now();
-	vcpu->rest_ns = now < vcpu->timeout ? vcpu->timeout - now : 0;
+void ckvm_vcpu_pause(struct ckvm_vcpu *vcpu)
+{
+	uint64_t ticks = ckvm__ticks();
+
+	if (vcpu->phase == PHASE_IDLE)
+		return;
+	vcpu->caller_ticks += ticks - vcpu->left_at;
+	vcpu->left_at = ticks;
+	if (vcpu->timeout)
+		ckvm__stop_clock(vcpu);
 }
 
 void ckvm_vcpu_rest(struct ckvm_vcpu *vcpu, uint64_t bound_ns)
 {
+	uint64_t held = vcpu->held_ns;
+
 	vcpu->left_at = ckvm__ticks();
-	if (vcpu->timeout)
-		vcpu->timeout = ckvm__now() + vcpu->rest_ns;
+	if (vcpu->timeout) {
+		ckvm__stop_clock(vcpu);
+		vcpu->timeout += vcpu->held_ns - held;
+	}
 	vcpu->bound = bound_ns;
 	vcpu->deadline = ckvm__earlier(vcpu->timeout, vcpu->bound);
 }

@@ -172,7 +172,7 @@ struct ckvm_vcpu {
 	uint64_t timeout;  /* when it is due, CLOCK_MONOTONIC ns; 0: none */
 	uint64_t bound;	   /* the deadline that was given; 0: none */
 	uint64_t deadline; /* the earliest of these, and of the run around */
-	uint64_t rest_ns;  /* what was left of the timeout at the hand-back */
+	uint64_t held_ns; /* when it was handed back or paused: the timeout's */
 
 	/*
 	 * The views live in the run page (run->s.regs), also where the kernel
@@ -450,7 +450,7 @@ static inline pid_t ckvm__tid(void)
 void ckvm__set_deadline(struct ckvm_vcpu *vcpu,
 			const struct ckvm_limits *limits);
 
-/* Notes what is left of its timeout. */
+/* Notes when it was handed back. */
 void ckvm__stop_clock(struct ckvm_vcpu *vcpu);
 
 /* The timer is the run's, and between two runs that of who is told of lateness.

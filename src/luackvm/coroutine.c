@@ -14,13 +14,15 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
 }
 
 /*
- * L runs again. It may have been resumed behind our back, so it is anchored;
- * and an interrupt that set its hook on the coroutine that has just ended, or
- * yielded, would be lost.
+ * L runs again, and co has ended or yielded. L may have been resumed behind our
+ * back, so it is anchored; and an interrupt that set its hook on co would be
+ * lost.
  */
-static void back_in(struct ckvm_lua *lua, lua_State *L)
+static void back_in(struct ckvm_lua *lua, lua_State *L, lua_State *co)
 {
 	luackvm_enter(lua, L);
+	if (unlikely(lua->frame))
+		luackvm_park(lua, co);
 	if (unlikely(lua->interrupted))
 		ckvm_lua_interrupt(lua);
 }
@@ -38,8 +40,10 @@ static int resume(lua_State *L, lua_State *co, int count)
 	luackvm_enter(lua, L);
 	lua_xmove(L, co, count);
 	lua->running = co;
+	if (unlikely(lua->frame || lua->parked))
+		luackvm_unpark(lua, co);
 	status = lua_resume(co, L, count, &results);
-	back_in(lua, L);
+	back_in(lua, L, co);
 	if (status != LUA_OK && status != LUA_YIELD) {
 		lua_xmove(co, L, 1);
 		return -1;
@@ -88,7 +92,7 @@ static int close_with(lua_State *L, int close, lua_State *co)
 	lua_xmove(co, L, 1);
 	lua->running = co;
 	lua_call(L, 1, LUA_MULTRET);
-	back_in(lua, L);
+	back_in(lua, L, co);
 	return lua_gettop(L) - top;
 }
 

@@ -25,23 +25,13 @@ static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
 
 /* Frames ------------------------------------------------------------------ */
 
-/* lua_status() of a coroutine is LUA_OK while it runs, or resumes another. */
-struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
-{
-	struct luackvm_frame *frame = lua->frame;
-
-	while (frame && lua_status(frame->L) != LUA_OK)
-		frame = frame->outer;
-	return frame;
-}
-
 /* Called in a signal handler: nothing but a hook may be set in there. */
 static void late(void *opaque);
 
 /* The timer is for the innermost frame: that of the handler that runs. */
 static void watch(struct ckvm_lua *lua)
 {
-	struct luackvm_frame *frame = luackvm_live_frame(lua);
+	const struct luackvm_frame *frame = lua->frame;
 
 	if (frame)
 		ckvm_thread_late(late, lua, frame->deadline, frame->grace);
@@ -49,16 +39,114 @@ static void watch(struct ckvm_lua *lua)
 		ckvm_thread_late(NULL, NULL, 0, 0);
 }
 
-static bool unlink_frame(struct luackvm_frame *frame)
+/* The vCPU, if the frame's run is still its run. */
+static struct ckvm_vcpu *vcpu_of(const struct luackvm_frame *frame)
 {
-	struct luackvm_frame **at = &frame->lua->frame;
+	struct ckvm_vcpu *vcpu = frame->vcpu->object;
 
+	return vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial ? vcpu
+								   : NULL;
+}
+
+/*
+ * Parks what is suspended: lua_status() of a coroutine is LUA_OK while it runs,
+ * or resumes another. `yielded` has done so just now; of others that is not
+ * known, and libckvm takes the hand-back for it.
+ */
+static bool sweep(struct ckvm_lua *lua, const lua_State *yielded)
+{
+	struct luackvm_frame **at = &lua->frame, *frame;
+	bool any = false;
+
+	while ((frame = *at)) {
+		if (lua_status(frame->L) == LUA_OK) {
+			at = &frame->outer;
+			continue;
+		}
+		*at = frame->outer;
+		frame->outer = lua->parked;
+		lua->parked = frame;
+		frame->parked = luackvm_now();
+		if (frame->L == yielded && vcpu_of(frame))
+			ckvm_vcpu_pause(vcpu_of(frame));
+		any = true;
+	}
+	return any;
+}
+
+struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
+{
+	if (sweep(lua, NULL))
+		watch(lua);
+	return lua->frame;
+}
+
+void luackvm_park(struct ckvm_lua *lua, lua_State *co)
+{
+	if (sweep(lua, co))
+		watch(lua);
+}
+
+static uint64_t deadline_now(const struct luackvm_frame *frame, uint64_t bound)
+{
+	struct ckvm_vcpu *vcpu = vcpu_of(frame);
+	uint64_t deadline;
+
+	if (vcpu) {
+		ckvm_vcpu_rest(vcpu, bound);
+		return ckvm_vcpu_deadline(vcpu);
+	}
+	/* Another run has taken over: this is for its last handler. */
+	deadline = frame->deadline + (luackvm_now() - frame->parked);
+	return bound && bound < deadline ? bound : deadline;
+}
+
+/* One without a deadline is not known in here, when it is resumed again. */
+static void unpark(struct ckvm_lua *lua, struct luackvm_frame *frame)
+{
+	uint64_t bound = lua->frame ? lua->frame->deadline : 0;
+
+	frame->deadline = deadline_now(frame, bound);
+	frame->rested = frame->deadline;
+	if (!frame->deadline)
+		return;
+	frame->outer = lua->frame;
+	lua->frame = frame;
+}
+
+/* Those of one coroutine are parked with the outermost first. */
+void luackvm_unpark(struct ckvm_lua *lua, lua_State *co)
+{
+	struct luackvm_frame **at = &lua->parked, *frame;
+	bool any = sweep(lua, NULL);
+
+	while ((frame = *at)) {
+		if (frame->L != co) {
+			at = &frame->outer;
+			continue;
+		}
+		*at = frame->outer;
+		unpark(lua, frame);
+		any = true;
+	}
+	if (any)
+		watch(lua);
+}
+
+static bool unlink_from(struct luackvm_frame **at, struct luackvm_frame *frame)
+{
 	while (*at && *at != frame)
 		at = &(*at)->outer;
 	if (!*at)
 		return false;
 	*at = frame->outer;
 	return true;
+}
+
+static bool unlink_frame(struct luackvm_frame *frame)
+{
+	return unlink_from(&frame->lua->frame, frame) ||
+	       unlink_from(&frame->lua->parked, frame);
 }
 
 void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
@@ -78,10 +166,10 @@ void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
 static int end_run(lua_State *L)
 {
 	struct luackvm_frame *frame = lua_touserdata(L, 1);
-	struct ckvm_vcpu *vcpu = frame->over ? NULL : frame->vcpu->object;
+	struct ckvm_vcpu *vcpu = frame->over ? NULL : vcpu_of(frame);
 
 	frame->over = true;
-	if (vcpu && ckvm_vcpu_run_serial(vcpu) == frame->serial)
+	if (vcpu)
 		ckvm_vcpu_abandon(vcpu);
 	if (unlink_frame(frame))
 		watch(frame->lua);
@@ -141,8 +229,6 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 	frame = luackvm_live_frame(lua);
 	if (!frame || luackvm_now() - frame->grace < frame->deadline) {
 		put_back_hook(lua, L);
-		if (!frame) /* its run is suspended */
-			ckvm_thread_late(NULL, NULL, 0, 0);
 		return;
 	}
 	if (!frame->stopped)

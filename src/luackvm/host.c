@@ -107,6 +107,8 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 	lua_pushthread(L);
 	lua_rawsetp(L, LUA_REGISTRYINDEX, &anchor);
 	lua->running = L;
+	if (unlikely(lua->parked))
+		luackvm_unpark(lua, L);
 }
 
 /* C hosts ----------------------------------------------------------------- */

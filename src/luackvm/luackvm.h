@@ -23,7 +23,8 @@ struct ckvm_lua {
 	atomic_bool interrupted;
 	_Atomic(lua_State *) running;	  /* the coroutine that runs */
 	_Atomic(struct ckvm_vcpu *) vcpu; /* that the guest runs on */
-	struct luackvm_frame *frame;
+	struct luackvm_frame *frame;	  /* of the runs this thread is in */
+	struct luackvm_frame *parked;	  /* of suspended runs, any thread's */
 	unsigned int changes; /* ranges detached: an access may be nobody's */
 	bool hooked;
 	struct ckvm_hook hook;
@@ -63,7 +64,8 @@ static inline void luackvm_unlock(struct ckvm_lua *lua)
 
 /*
  * What is left of a run when it ends, whichever way. Those with a deadline are
- * linked in the order in which they surround one another.
+ * linked in the order in which they surround one another, or parked while they
+ * are suspended.
  */
 struct luackvm_frame {
 	struct luackvm_frame *outer;
@@ -72,11 +74,13 @@ struct luackvm_frame {
 	struct luackvm_box *vcpu; /* user value 2 */
 	uint32_t serial;	  /* of the run */
 	uint64_t deadline, grace; /* ns; 0: none, and not linked */
+	uint64_t parked;	  /* when, ns */
+	bool rested;		  /* its clock was set on when it was resumed */
 	bool stopped;		  /* its handler was, once, and went on */
 	bool over;
 };
 
-/* The innermost frame whose run is not suspended or gone; NULL for none. */
+/* The innermost frame whose run is not suspended; NULL for none. */
 struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua);
 
 /* Pushes one for the vCPU's box at 1: a to-be-closed value. */
@@ -84,6 +88,13 @@ struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua);
 
 /* The run's deadline is this now (0: none), and it is the innermost run. */
 void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline);
+
+/*
+ * co has yielded: the clocks of the runs in it stand still. It is about to run
+ * again: they go on, within the run that resumes it.
+ */
+void luackvm_park(struct ckvm_lua *lua, lua_State *co);
+void luackvm_unpark(struct ckvm_lua *lua, lua_State *co);
 
 /* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
 void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);

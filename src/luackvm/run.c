@@ -154,7 +154,10 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	return end == CKVM_ACCESS ? CKVM_EXIT : end;
 }
 
-/* The run's clock stood still, and another run may be around it now. */
+/*
+ * Its coroutine was resumed where we did not see it, or has no deadline, and
+ * another run may be around it now.
+ */
 static void resumed(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		    struct luackvm_frame *frame)
 {
@@ -178,8 +181,10 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 	struct luackvm_frame *frame = lua_touserdata(L, RUN_FRAME);
 
 	luackvm_enter(lua, L);
-	if (status == LUA_YIELD)
+	if (status == LUA_YIELD && !(frame && frame->rested))
 		resumed(lua, vcpu, frame);
+	if (frame)
+		frame->rested = false;
 	if (call_of(context) != CALL_WRITE &&
 	    !luackvm_take_result(L, vcpu, call_of(context)))
 		return CKVM_EXIT;

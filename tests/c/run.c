@@ -528,6 +528,26 @@ static void clock_stands_still_while_the_caller_rests(void)
 	guest_close(&guest);
 }
 
+static void clock_counts_what_comes_before_a_pause(void)
+{
+	struct ckvm_limits limits = limit_time(100 * (uint64_t)SECOND);
+	uint64_t deadline, paused;
+
+	WITHOUT_CALLBACKS(OUT_10 HLT);
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &limits), CKVM_ACCESS);
+	deadline = ckvm_vcpu_deadline(guest.vcpu);
+	paused = now();
+	ckvm_vcpu_pause(guest.vcpu);
+	ckvm_vcpu_rest(guest.vcpu, 0);
+	CHECK(ckvm_vcpu_deadline(guest.vcpu) > deadline);
+	ckvm_vcpu_pause(guest.vcpu);
+	ckvm_vcpu_rest(guest.vcpu, 0);
+	CHECK(ckvm_vcpu_deadline(guest.vcpu) - deadline <= now() - paused);
+	CHECK_EQ(ckvm_vcpu_continue(guest.vcpu), CKVM_EXIT);
+	ckvm_vcpu_pause(guest.vcpu); /* of no run: nothing */
+	guest_close(&guest);
+}
+
 static void limits_beyond_size_do_not_count(void)
 {
 	struct ckvm_limits limits = limit_exits(1);
@@ -879,6 +899,7 @@ int main(int argc, char **argv)
 	PROMISE(the_earlier_of_timeout_and_deadline_counts);
 	PROMISE(deadline_passes_while_the_run_is_handed_back);
 	PROMISE(clock_stands_still_while_the_caller_rests);
+	PROMISE(clock_counts_what_comes_before_a_pause);
 	PROMISE(limits_beyond_size_do_not_count);
 	PROMISE(inner_run_ends_at_the_deadline_of_the_outer);
 	PROMISE(inner_run_leaves_the_outer_its_deadline);
