@@ -46,6 +46,8 @@ int ckvm__drain(struct ckvm_vcpu *vcpu)
 		if (!more)
 			return GO_ON;
 
+		if (write.len > sizeof(write.data)) /* a hook's, not KVM's */
+			continue;
 		vcpu->stats.batched++;
 		access = (struct ckvm_access){
 			.address = write.phys_addr,

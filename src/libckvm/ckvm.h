@@ -99,7 +99,8 @@ enum ckvm_access_exit {
  * Sees every ioctl of the objects under one struct ckvm. `before` may answer in
  * the kernel's place: a result other than CKVM_HOOK_CALL is what the caller
  * gets, and the call is not made. Either may be NULL. Both run on the thread
- * that makes the call, and must not call ckvm.
+ * that makes the call, and must not call ckvm. An exit that a hook makes up,
+ * and whose data would not be in the page, ends the run with -EPROTO.
  */
 #define CKVM_HOOK_CALL INT32_MIN
 struct ckvm_hook {
@@ -602,6 +603,14 @@ CKVM_API void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value);
  */
 CKVM_API struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu);
 CKVM_API uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu);
+
+/*
+ * Where in that page the data of a port, MMIO or IOCSR access is: `count`
+ * elements of `size` bytes, which a read takes from there. NULL if the exit is
+ * none of these; size and count are then left alone.
+ */
+CKVM_API void *ckvm_vcpu_exit_data(struct ckvm_vcpu *vcpu, uint32_t *size,
+				   uint32_t *count);
 
 /* The exit's number, CKVM_EXIT_IO_IN and so on for the four accesses. */
 CKVM_API uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu);

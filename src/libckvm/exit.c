@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Exits by name: the kernel's, in lower case without KVM_EXIT_. */
+/*
+ * Exits by name: the kernel's, in lower case without KVM_EXIT_. And where in
+ * the run page the data of an access is.
+ */
 #include "internal.h"
 
 static const char *const names[] = {
@@ -71,4 +74,64 @@ int ckvm_exit_number(const char *name)
 		    !strcmp(names[i], name))
 			return (int)i;
 	return ckvm__fail("exit", -ENOENT);
+}
+
+/* The same layout, with another name. */
+_Static_assert(offsetof(struct ckvm_exit_iocsr, is_write) ==
+		       offsetof(struct kvm_run, mmio.is_write) -
+			       CKVM_EXIT_PAYLOAD,
+	       "iocsr_io is laid out as mmio is");
+
+/* Whatever the size, the loop touches eight bytes at once, also of the last. */
+static bool io_fits(const struct kvm_run *run, uint64_t page_size)
+{
+	uint64_t offset = run->io.data_offset, size = run->io.size;
+
+	return (size == 1 || size == 2 || size == 4) &&
+	       run->io.direction <= KVM_EXIT_IO_OUT &&
+	       offset <= page_size - 8 &&
+	       size * run->io.count <= page_size - 8 - offset;
+}
+
+static bool mmio_fits(const struct kvm_run *run)
+{
+	return run->mmio.len >= 1 && run->mmio.len <= 8 &&
+	       run->mmio.is_write <= 1;
+}
+
+bool ckvm__exit_fits(const struct ckvm_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		return io_fits(run, (uint64_t)vcpu->kvm->run_size);
+	case KVM_EXIT_MMIO:
+	case KVM_EXIT_LOONGARCH_IOCSR:
+		return mmio_fits(run);
+	default: /* numbers of ours are no kernel's */
+		return run->exit_reason < CKVM_EXIT_IO_IN;
+	}
+}
+
+void *ckvm_vcpu_exit_data(struct ckvm_vcpu *vcpu, uint32_t *size,
+			  uint32_t *count)
+{
+	struct kvm_run *run = ckvm_vcpu_exit(vcpu);
+
+	if (!run || !ckvm__exit_fits(vcpu))
+		return NULL;
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		*size = run->io.size;
+		*count = run->io.count;
+		return (uint8_t *)run + run->io.data_offset;
+	case KVM_EXIT_MMIO:
+	case KVM_EXIT_LOONGARCH_IOCSR:
+		*size = run->mmio.len;
+		*count = 1;
+		return run->mmio.data;
+	default:
+		return NULL;
+	}
 }

@@ -374,6 +374,14 @@ int ckvm__access(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 /* A callback's result: 0, 1 or -errno. */
 int ckvm__called(struct ckvm_vcpu *vcpu, int result);
 
+/* exit.c ------------------------------------------------------------------ */
+
+/*
+ * Are the sizes and offsets of the exit such that its data is in the page? The
+ * kernel's are; a hook may have made them up.
+ */
+bool ckvm__exit_fits(const struct ckvm_vcpu *vcpu);
+
 /* batch.c ----------------------------------------------------------------- */
 
 int ckvm__drain(struct ckvm_vcpu *vcpu);

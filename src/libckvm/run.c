@@ -70,6 +70,11 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 	if (vcpu->finishing || attend & ATTEND_FINISH)
 		ckvm__set_immediate_exit(vcpu, true);
 	result = enter(vcpu, true);
+	if (!result && attend & ATTEND_HOOK && !ckvm__exit_fits(vcpu)) {
+		vcpu->has_exit = false;
+		vcpu->open = OPEN_NONE;
+		return ckvm__fail("exit", -EPROTO);
+	}
 	if (!result && vcpu->finishing)
 		result = ckvm__merge_registers(vcpu);
 	return result;
