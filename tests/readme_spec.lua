@@ -72,34 +72,47 @@ end
 -- By the name of the field list, its fields, each true or, if a script can set it, "*".
 local function field_lists(source)
   local lists = {}
+  local msr_reason = source:match("#define MSR_REASON AT%(\"(%w+_%w+)\"")
   for name, body in source:gmatch("luackvm_field ([%w_]+)%[%] = (%b{});") do
     local fields = {}
-    for macro, field in body:gmatch("(%u+)%([%w_.]+, ([%a_][%w_]*)") do
-      fields[field] = macro == "ANSWER" and "*" or true
+    for macro, arguments in body:gmatch("([%u_]+)(%b())") do
+      local field = arguments:match('^%("([%w_]+)"') or arguments:match("^%([%w_.]+,%s*([%w_]+)")
+      local set = macro:find("ANSWER", 1, true) or arguments:find("PAYLOAD_ANSWER", 1, true)
+      fields[field] = set and "*" or true
     end
-    for field in body:gmatch("FAULT%(([%w_]+)") do fields[field] = true end
     for field in body:gmatch('%.name = "([%w_]+)"') do fields[field] = true end
+    if body:find("MSR_REASON", 1, true) then fields[msr_reason] = true end
     lists[name] = fields
   end
   return lists
 end
 
--- By the exit's name, its fields.
+-- By the exit's name, its fields; and those that every exit has.
 local function exit_fields()
-  local source = read("src/luackvm/exit.c")
+  local source = read("src/luackvm/payload.c")
   local lists, exits = field_lists(source), {}
-  for reason, list in source:match("payloads%[%] = (%b{});"):gmatch("{ (%w[^,]*), ([%w_]+) }") do
-    exits[reason:match("KVM_EXIT_([%u%d_]+)"):lower()] = assert(lists[list], list)
+  local payloads = source:match("payloads%[%] = (%b{});")
+  for reason, list in payloads:gmatch("{ KVM_EXIT_([%u%d_]+), ([%w_]+)") do
+    local fields = exits[reason:lower()] or {}
+    exits[reason:lower()] = fields
+    for field, star in pairs(assert(lists[list], list)) do fields[field] = star end
   end
-  for _, name in ipairs { "io", "mmio" } do exits[name].data = true end
-  exits.io_out, exits.mmio_write = exits.io, exits.mmio
-  for source_name, name in pairs { io = "io_in", mmio = "mmio_read" } do
-    exits[name] = {}
+  for name, source_name in pairs { io_in = "io", mmio_read = "mmio" } do
+    exits[name] = { data = "*" }
     for field in pairs(exits[source_name]) do exits[name][field] = true end
-    exits[name].data = "*"
-    exits[source_name] = nil
   end
-  return exits
+  exits.io_out, exits.mmio_write = exits.io, exits.mmio
+  exits.io_out.data, exits.mmio_write.data, exits.loongarch_iocsr.data = true, true, "*"
+  exits.io, exits.mmio = nil, nil
+  return exits, lists.page
+end
+
+local function listed_fields(text)
+  local listed = {}
+  for field, star in text:gmatch("`([^`]+)`(%*?)") do
+    listed[field] = star == "*" and "*" or true
+  end
+  return listed
 end
 
 describe("README.md:", function()
@@ -221,14 +234,17 @@ describe("README.md:", function()
     it("has each exit's fields, and a star where they can be set", function()
       local fields = exit_fields()
       for _, row in ipairs(rows("exit")) do
-        local listed, name = {}, row[1]:match("`([^`]+)`")
-        for field, star in row[3]:gmatch("`([^`]+)`(%*?)") do
-          listed[field] = star == "*" and "*" or true
-        end
-        assert.same(fields[name] or {}, listed, name)
-        fields[name] = nil
+        each_word(row[1], function(name)
+          assert.same(fields[name] or {}, listed_fields(row[3]), name)
+          fields[name] = nil
+        end)
       end
       assert.same({}, sorted(fields))
+    end)
+
+    it("is followed by what every exit has", function()
+      local _, page = exit_fields()
+      assert.same(page, listed_fields(readme:match("\nEvery exit has these besides:(.-)%. ")))
     end)
   end)
 

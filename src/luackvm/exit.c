@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* vcpu.exit: the current exit, with the kernel's fields (api.rst, 5). */
-#include <stddef.h>
 #include <string.h>
 
 #include <linux/kvm.h>
 
-#include "luackvm.h"
+#include "payload.h"
 
 #define EXIT_CACHE 0 /* beside the views, in the vCPU's cache */
 
@@ -26,179 +25,9 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number)
 		lua_pushinteger(L, number);
 }
 
-/* Payloads ---------------------------------------------------------------- */
-
-#define RUN struct kvm_run
-#define FIELD(part, member)                                            \
-	{                                                              \
-		.name = #member, .offset = offsetof(RUN, part.member), \
-		.size = LUACKVM_SIZE(RUN, part.member)                 \
-	}
-
-/* One that the kernel reads back, so that it can be set. */
-#define WRITABLE 1
-#define ANSWER(part, member)                                             \
-	{                                                                \
-		.name = #member, .offset = offsetof(RUN, part.member),   \
-		.size = LUACKVM_SIZE(RUN, part.member), .flag = WRITABLE \
-	}
-#define ARRAY(part, member, n)                                          \
-	{                                                               \
-		.name = #member, .offset = offsetof(RUN, part.member),  \
-		.size = LUACKVM_SIZE(RUN, part.member[0]), .count = (n) \
-	}
-#define END                  \
-	{                    \
-		.name = NULL \
-	}
-
-static const struct luackvm_field io[] = {
-	FIELD(io, port),
-	FIELD(io, size),
-	FIELD(io, count),
-	END,
-};
-static const struct luackvm_field mmio[] = {
-	FIELD(mmio, phys_addr),
-	FIELD(mmio, len),
-	FIELD(mmio, is_write),
-	END,
-};
-static const struct luackvm_field unknown[] = {
-	FIELD(hw, hardware_exit_reason),
-	END,
-};
-static const struct luackvm_field fail_entry[] = {
-	FIELD(fail_entry, hardware_entry_failure_reason),
-	FIELD(fail_entry, cpu),
-	END,
-};
-static const struct luackvm_field exception[] = {
-	FIELD(ex, exception),
-	FIELD(ex, error_code),
-	END,
-};
-/* longmode is the low half of flags, which came with Linux 6.4. */
-static const struct luackvm_field hypercall[] = {
-	FIELD(hypercall, nr),
-	ARRAY(hypercall, args, 6),
-	ANSWER(hypercall, ret),
-	FIELD(hypercall, longmode),
-	{ .name = "flags",
-	  .offset = offsetof(RUN, hypercall.longmode),
-	  .size = 8 },
-	END,
-};
-static const struct luackvm_field debug[] = {
-	FIELD(debug.arch, exception),
-	FIELD(debug.arch, pc),
-	FIELD(debug.arch, dr6),
-	FIELD(debug.arch, dr7),
-	END,
-};
-static const struct luackvm_field tpr_access[] = {
-	FIELD(tpr_access, rip),
-	FIELD(tpr_access, is_write),
-	END,
-};
-static const struct luackvm_field internal_error[] = {
-	FIELD(internal, suberror),
-	FIELD(internal, ndata),
-	ARRAY(internal, data, 16),
-	END,
-};
-static const struct luackvm_field system_event[] = {
-	FIELD(system_event, type),
-	FIELD(system_event, ndata),
-	ARRAY(system_event, data, 16),
-	END,
-};
-static const struct luackvm_field eoi[] = { FIELD(eoi, vector), END };
-static const struct luackvm_field rdmsr[] = {
-	ANSWER(msr, error),
-	FIELD(msr, reason),
-	FIELD(msr, index),
-	ANSWER(msr, data),
-	END,
-};
-static const struct luackvm_field wrmsr[] = {
-	ANSWER(msr, error),
-	FIELD(msr, reason),
-	FIELD(msr, index),
-	FIELD(msr, data),
-	END,
-};
-static const struct luackvm_field notify[] = { FIELD(notify, flags), END };
-
-/* Not in the headers of Linux 6.1; all payloads begin at the same place. */
-#define FAULT(member, at)                                                      \
-	{                                                                      \
-		.name = #member, .offset = offsetof(RUN, hw) + (at), .size = 8 \
-	}
-static const struct luackvm_field memory_fault[] = {
-	FAULT(flags, 0),
-	FAULT(gpa, 8),
-	FAULT(size, 16),
-	END,
-};
-
-static const struct {
-	uint32_t reason;
-	const struct luackvm_field *fields;
-} payloads[] = {
-	{ KVM_EXIT_IO, io },
-	{ KVM_EXIT_MMIO, mmio },
-	{ KVM_EXIT_UNKNOWN, unknown },
-	{ KVM_EXIT_EXCEPTION, exception },
-	{ KVM_EXIT_HYPERCALL, hypercall },
-	{ KVM_EXIT_DEBUG, debug },
-	{ KVM_EXIT_FAIL_ENTRY, fail_entry },
-	{ KVM_EXIT_TPR_ACCESS, tpr_access },
-	{ KVM_EXIT_INTERNAL_ERROR, internal_error },
-	{ KVM_EXIT_SYSTEM_EVENT, system_event },
-	{ KVM_EXIT_IOAPIC_EOI, eoi },
-	{ KVM_EXIT_X86_RDMSR, rdmsr },
-	{ KVM_EXIT_X86_WRMSR, wrmsr },
-	{ KVM_EXIT_NOTIFY, notify },
-	{ 39 /* KVM_EXIT_MEMORY_FAULT */, memory_fault },
-};
-
-/* The field of that name in the exit's payload, or NULL. */
-static const struct luackvm_field *find_field(const struct kvm_run *run,
-					      const char *name)
-{
-	const struct luackvm_field *field;
-
-	for (size_t i = 0; i < ARRAY_SIZE(payloads); i++) {
-		if (payloads[i].reason != run->exit_reason)
-			continue;
-		for (field = payloads[i].fields; field->name; field++)
-			if (!strcmp(field->name, name))
-				return field;
-	}
-	return NULL;
-}
-
 /* Data -------------------------------------------------------------------- */
 
 /* What an access carries: an integer, or a string of several elements. */
-static bool find_data(struct kvm_run *run, uint8_t **data, size_t *size,
-		      size_t *count)
-{
-	if (run->exit_reason == KVM_EXIT_IO) {
-		*data = (uint8_t *)run + run->io.data_offset;
-		*size = run->io.size;
-		*count = run->io.count;
-	} else if (run->exit_reason == KVM_EXIT_MMIO) {
-		*data = run->mmio.data;
-		*size = run->mmio.len;
-		*count = 1;
-	} else {
-		return false;
-	}
-	return true;
-}
-
 static int push_data(lua_State *L, const uint8_t *data, size_t size,
 		     size_t count)
 {
@@ -260,36 +89,96 @@ static struct ckvm_vcpu *view_vcpu(lua_State *L)
 	return view->vcpu->held;
 }
 
+static int no_field(lua_State *L, const char *name, const char *what)
+{
+	luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
+	return luaL_error(L, "exit %s has no field '%s'%s",
+			  luaL_tolstring(L, -1, NULL), name, what);
+}
+
 static int index_exit(lua_State *L)
 {
 	struct kvm_run *run = check_exit(L);
 	const char *name = luackvm_text(L, 2, "exit");
 	const struct luackvm_field *field;
-	size_t size, count;
+	uint32_t size, count;
 	uint8_t *data;
 
 	if (!strcmp(name, "reason")) {
 		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
 		return 1;
 	}
-	if (!strcmp(name, "data") && find_data(run, &data, &size, &count))
-		return push_data(L, data, size, count);
-	field = find_field(run, name);
-	if (field) {
-		luackvm_push_field(L, field, (uint8_t *)run + field->offset);
-		return 1;
+	if (!strcmp(name, "data")) {
+		data = ckvm_vcpu_exit_data(view_vcpu(L), &size, &count);
+		if (data)
+			return push_data(L, data, size, count);
 	}
+	field = luackvm_find_payload(run, name);
+	if (!field)
+		return no_field(L, name, "");
+	luackvm_push_payload(L, run, field);
+	return 1;
+}
+
+static int next_field(lua_State *L)
+{
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 2);
+	return lua_next(L, 1) ? 2 : 0;
+}
+
+/* pairs(exit): all of it, as it is now. */
+static int pairs_exit(lua_State *L)
+{
+	struct kvm_run *run = check_exit(L);
+	const struct luackvm_field *field;
+	uint32_t size, count;
+	uint8_t *data;
+	size_t list = 0;
+
+	lua_pushcfunction(L, next_field);
+	lua_createtable(L, 0, 16);
 	luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
-	return luaL_error(L, "exit %s has no field '%s'", lua_tostring(L, -1),
-			  name);
+	lua_setfield(L, -2, "reason");
+	while ((field = luackvm_payload(run, &list)))
+		for (; field->name; field++) {
+			luackvm_push_payload(L, run, field);
+			lua_setfield(L, -2, field->name);
+		}
+	data = ckvm_vcpu_exit_data(view_vcpu(L), &size, &count);
+	if (data) {
+		push_data(L, data, size, count);
+		lua_setfield(L, -2, "data");
+	}
+	return 2;
 }
 
 static bool is_read(const struct kvm_run *run)
 {
 	return run->exit_reason == KVM_EXIT_IO
 		       ? run->io.direction == KVM_EXIT_IO_IN
-		       : run->exit_reason == KVM_EXIT_MMIO &&
-				 !run->mmio.is_write;
+		       : !run->mmio.is_write;
+}
+
+/* The elements that the table at 3 names. */
+static int assign_array(lua_State *L, struct kvm_run *run,
+			const struct luackvm_field *field)
+{
+	struct luackvm_field fields[] = { *field, { .name = NULL } };
+	struct luackvm_struct def = { "exit", 0, fields, 0 };
+	size_t size = (size_t)field->size * field->count;
+	uint8_t data[LUACKVM_MAX_ARRAY];
+
+	luaL_argcheck(L, lua_istable(L, 3), 3, "table expected");
+	fields[0].offset = 0;
+	memcpy(data, (uint8_t *)run + field->offset, size);
+	lua_createtable(L, 0, 1);
+	lua_pushvalue(L, 3);
+	lua_setfield(L, -2, field->name);
+	luackvm_read_struct(L, lua_gettop(L), &def, data);
+	/* What was collected meanwhile may have run the vCPU, or closed it. */
+	memcpy((uint8_t *)check_exit(L) + field->offset, data, size);
+	return 0;
 }
 
 static int assign_exit(lua_State *L)
@@ -297,20 +186,19 @@ static int assign_exit(lua_State *L)
 	struct kvm_run *run = check_exit(L);
 	const char *name = luackvm_text(L, 2, "exit");
 	const struct luackvm_field *field;
-	size_t size, count;
+	uint32_t size, count;
 	uint8_t *data;
 
-	if (!strcmp(name, "data") && is_read(run) &&
-	    find_data(run, &data, &size, &count))
-		return set_data(L, data, size, count);
-	field = find_field(run, name);
-	if (!field || !(field->flag & WRITABLE)) {
-		luackvm_push_exit_name(L, ckvm_vcpu_exit_number(view_vcpu(L)));
-		return luaL_error(L,
-				  "exit %s has no field '%s' that can be "
-				  "set",
-				  lua_tostring(L, -1), name);
+	if (!strcmp(name, "data")) {
+		data = ckvm_vcpu_exit_data(view_vcpu(L), &size, &count);
+		if (data && is_read(run))
+			return set_data(L, data, size, count);
 	}
+	field = luackvm_find_payload(run, name);
+	if (!field || !(field->flag & PAYLOAD_ANSWER))
+		return no_field(L, name, " that can be set");
+	if (field->count)
+		return assign_array(L, run, field);
 	luackvm_store((uint8_t *)run + field->offset, field->size,
 		      luackvm_field_value(L, 3, name, field->size));
 	return 0;
@@ -321,13 +209,14 @@ static void push_metatable(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{ "__index", index_exit },
 		{ "__newindex", assign_exit },
+		{ "__pairs", pairs_exit },
 		{ NULL, NULL },
 	};
 
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &key) == LUA_TTABLE)
 		return;
 	lua_pop(L, 1);
-	lua_createtable(L, 0, 4);
+	lua_createtable(L, 0, 5);
 	lua_pushvalue(L, -1);
 	luaL_setfuncs(L, methods, 1);
 	lua_pushliteral(L, "ckvm exit");

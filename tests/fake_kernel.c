@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A module for specs: a kernel that answers every KVM_RUN with a page of the
+ * spec's own making, so that exits can be seen which no KVM here produces.
+ *
+ *   fake.install()      every ckvm.open { path = "/dev/null" } from now on
+ *   fake.remove()       none from now on
+ *   fake.exit(page, [result])  what the next KVM_RUN leaves at the start of the
+ *                       page, and returns (0); without any: hlt
+ *   fake.page()         the page as the last KVM_RUN found it
+ *
+ * One vCPU at a time, on one thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+
+#include "ckvm_lua.h"
+
+#define PAGES (3 * 4096)
+
+static struct {
+	char page[PAGES]; /* to be shown, and then what was found */
+	size_t length;	  /* of what is to be shown; 0: nothing */
+	int result;
+} fake;
+
+static int create_vcpu(void)
+{
+	int fd = memfd_create("vcpu", MFD_CLOEXEC);
+
+	if (fd >= 0 && ftruncate(fd, PAGES)) {
+		close(fd);
+		return -EIO;
+	}
+	return fd;
+}
+
+static int run(int fd)
+{
+	static const uint32_t hlt = KVM_EXIT_HLT;
+	char found[PAGES];
+	int result = fake.result;
+
+	if (pread(fd, found, PAGES, 0) != PAGES)
+		return -EIO;
+	if (fake.length &&
+	    pwrite(fd, fake.page, fake.length, 0) != (ssize_t)fake.length)
+		return -EIO;
+	if (!fake.length &&
+	    pwrite(fd, &hlt, 4, offsetof(struct kvm_run, exit_reason)) != 4)
+		return -EIO;
+	memcpy(fake.page, found, PAGES);
+	fake.length = 0;
+	fake.result = 0;
+	return result;
+}
+
+static int answer(void *opaque, int fd, unsigned long request, void *arg)
+{
+	(void)opaque, (void)arg;
+	switch (request) {
+	case KVM_GET_API_VERSION:
+		return KVM_API_VERSION;
+	case KVM_GET_VCPU_MMAP_SIZE:
+		return PAGES;
+	case KVM_CREATE_VM:
+		return open("/dev/null", O_RDWR | O_CLOEXEC);
+	case KVM_CREATE_VCPU:
+		return create_vcpu();
+	case KVM_RUN:
+		return run(fd);
+	default:
+		return 0;
+	}
+}
+
+static int install(lua_State *L)
+{
+	static const struct ckvm_hook hook = { .before = answer };
+
+	ckvm_lua_set_hook(ckvm_lua_get(L), &hook);
+	return 0;
+}
+
+static int remove_hook(lua_State *L)
+{
+	ckvm_lua_set_hook(ckvm_lua_get(L), NULL);
+	return 0;
+}
+
+static int set_exit(lua_State *L)
+{
+	size_t length;
+	const char *page = luaL_checklstring(L, 1, &length);
+
+	luaL_argcheck(L, length && length <= PAGES, 1, "no such page");
+	memcpy(fake.page, page, length);
+	fake.length = length;
+	fake.result = (int)luaL_optinteger(L, 2, 0);
+	return 0;
+}
+
+static int get_page(lua_State *L)
+{
+	lua_pushlstring(L, fake.page, PAGES);
+	return 1;
+}
+
+__attribute__((visibility("default"))) int luaopen_fake_kernel(lua_State *L);
+
+int luaopen_fake_kernel(lua_State *L)
+{
+	static const luaL_Reg functions[] = {
+		{ "install", install }, { "remove", remove_hook },
+		{ "exit", set_exit },	{ "page", get_page },
+		{ NULL, NULL },
+	};
+
+	luaL_newlib(L, functions);
+	return 1;
+}
