@@ -394,6 +394,21 @@ describe("A page that no kernel would make", function()
   end)
 end)
 
+describe("request_interrupt_window", function()
+  it("ends the run as soon as the guest takes interrupts", function()
+    support.need_kvm()
+    local kvm, machine, cpu = support.real_mode("\xe6\x10\xfb\x90\xeb\xfe") -- out; sti; nop; jmp .
+    local _ <close> = kvm
+    local _ <close> = machine
+    assert.equal("io_out", (cpu:run(support.LIMITS)))
+    assert.equal(0, cpu.exit.if_flag)
+    cpu.exit.request_interrupt_window = true
+    assert.equal("irq_window_open", (cpu:run(support.LIMITS)))
+    assert.equal(1, cpu.exit.if_flag)
+    assert.equal(1, cpu.exit.ready_for_interrupt_injection)
+  end)
+end)
+
 describe("An instruction that KVM cannot emulate", function()
   it("is shown where KVM tells it", function()
     support.need_kvm()

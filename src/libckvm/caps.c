@@ -255,6 +255,8 @@ static const char *const names[] = {
 	[251] = "arm_pmu_v3_strict",
 };
 
+_Static_assert(ARRAY_SIZE(names) <= CKVM_CAPS, "more than the header says");
+
 int ckvm_cap_number(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)

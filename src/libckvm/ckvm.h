@@ -72,8 +72,10 @@ CKVM_API const char *ckvm_ioctl_name(unsigned long request);
 
 /*
  * Capabilities by the kernel's name in lower case without KVM_CAP_
- * ("nr_vcpus"): their number, or -ENOENT. And back: the name, or NULL.
+ * ("nr_vcpus"): their number, or -ENOENT. And back: the name, or NULL, as for
+ * all from CKVM_CAPS on.
  */
+#define CKVM_CAPS 512
 CKVM_API int ckvm_cap_number(const char *name);
 CKVM_API const char *ckvm_cap_name(unsigned int number);
 

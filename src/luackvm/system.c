@@ -89,6 +89,32 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg)
 	return (unsigned int)number;
 }
 
+/* Those that it has, by name: what check_extension says of each. */
+static int capabilities(lua_State *L)
+{
+	const char *name;
+	int value;
+
+	luackvm_check(L, 1, &luackvm_system);
+	lua_newtable(L);
+	for (unsigned int cap = 0; cap < CKVM_CAPS; cap++) {
+		name = ckvm_cap_name(cap);
+		if (!name)
+			continue;
+		/* Tables and strings are made in between: it may be closed. */
+		value = ckvm_check_extension(
+			luackvm_check(L, 1, &luackvm_system), cap);
+		if (value < 0)
+			return luackvm_fail(L, value, NULL);
+		lua_pushinteger(L, value);
+		if (value)
+			lua_setfield(L, -2, name);
+		else
+			lua_pop(L, 1);
+	}
+	return 1;
+}
+
 static int create_vm(lua_State *L)
 {
 	static const char *const keys[] = { "type", NULL };
@@ -123,6 +149,7 @@ static const luaL_Reg system_methods[] = {
 	{ "get_api_version", get_api_version },
 	{ "get_vcpu_mmap_size", get_vcpu_mmap_size },
 	{ "check_extension", check_extension },
+	{ "capabilities", capabilities },
 	{ "create_vm", create_vm },
 	{ NULL, NULL },
 };
