@@ -54,7 +54,8 @@ describe("enable_cap", function()
         contains("args: ",
           error_of(object.enable_cap, object, { cap = "split_irqchip", args = { value } }))
       end
-      contains("four arguments", error_of(object.enable_cap, object, 1, 1, 2, 3, 4, 5))
+      contains("four arguments",
+        error_of(object.enable_cap, object, "split_irqchip", 1, 2, 3, 4, 5))
       contains("into the table", error_of(object.enable_cap, object, { cap = "split_irqchip" }, 24))
       contains("list expected",
         error_of(object.enable_cap, object, { cap = "split_irqchip", args = 24 }))

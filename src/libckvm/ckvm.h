@@ -493,6 +493,73 @@ CKVM_API int ckvm_vcpu_get_vcpu_events(struct ckvm_vcpu *vcpu,
 CKVM_API int ckvm_vcpu_set_vcpu_events(struct ckvm_vcpu *vcpu,
 				       const struct kvm_vcpu_events *events);
 
+#if defined(__x86_64__)
+
+/* CPUID ------------------------------------------------------------------- */
+
+/*
+ * Lists of any length: *out is the caller's, to be given to free(); its nent is
+ * what is returned. What KVM and CPU support together (4.46), what KVM can
+ * emulate without the CPU (4.88), what it has for Hyper-V guests (4.118, on
+ * /dev/kvm with KVM_CAP_SYS_HYPERV_CPUID).
+ */
+CKVM_API int ckvm_get_supported_cpuid(struct ckvm *kvm,
+				      struct kvm_cpuid2 **out);
+CKVM_API int ckvm_get_emulated_cpuid(struct ckvm *kvm, struct kvm_cpuid2 **out);
+CKVM_API int ckvm_get_supported_hv_cpuid(struct ckvm *kvm,
+					 struct kvm_cpuid2 **out);
+CKVM_API int ckvm_vcpu_get_supported_hv_cpuid(struct ckvm_vcpu *vcpu,
+					      struct kvm_cpuid2 **out);
+
+/*
+ * What the guest sees: 4.61, 4.60, and the old list without indices, 4.20. A
+ * new vCPU has none. -E2BIG for more than 256 entries; -EINVAL for contents
+ * that KVM cannot do, and for any change once the vCPU has run.
+ */
+CKVM_API int ckvm_vcpu_get_cpuid2(struct ckvm_vcpu *vcpu,
+				  struct kvm_cpuid2 **out);
+CKVM_API int ckvm_vcpu_set_cpuid2(struct ckvm_vcpu *vcpu,
+				  const struct kvm_cpuid2 *cpuid);
+CKVM_API int ckvm_vcpu_set_cpuid(struct ckvm_vcpu *vcpu,
+				 const struct kvm_cpuid *cpuid);
+
+/* Model-specific registers ------------------------------------------------ */
+
+/*
+ * 4.3: the MSRs that a vCPU has, and the ones that tell what KVM can do, which
+ * ckvm_get_msrs reads. Lists of any length, to be given to free(); returns
+ * their nmsrs.
+ */
+CKVM_API int ckvm_get_msr_index_list(struct ckvm *kvm,
+				     struct kvm_msr_list **out);
+CKVM_API int ckvm_get_msr_feature_index_list(struct ckvm *kvm,
+					     struct kvm_msr_list **out);
+
+/*
+ * 4.18, 4.19: any number of them, in order. -EINVAL if one is refused: *done
+ * (NULL: not asked for) is then its place in `entries`, and those before it
+ * are done.
+ */
+CKVM_API int ckvm_get_msrs(struct ckvm *kvm, struct kvm_msr_entry *entries,
+			   size_t count, size_t *done);
+CKVM_API int ckvm_vcpu_get_msrs(struct ckvm_vcpu *vcpu,
+				struct kvm_msr_entry *entries, size_t count,
+				size_t *done);
+CKVM_API int ckvm_vcpu_set_msrs(struct ckvm_vcpu *vcpu,
+				const struct kvm_msr_entry *entries,
+				size_t count, size_t *done);
+
+/*
+ * 4.97: which MSRs the guest may access. The kernel reads each bitmap in whole
+ * 64-bit words. A refused access is #GP or, with KVM_CAP_X86_USER_SPACE_MSR, an
+ * exit. -EINVAL: more than 16 ranges, no access in a range's flags, denying
+ * all.
+ */
+CKVM_API int ckvm_vm_x86_set_msr_filter(struct ckvm_vm *vm,
+					const struct kvm_msr_filter *filter);
+
+#endif /* __x86_64__ */
+
 /* Running ----------------------------------------------------------------- */
 
 #define CKVM_LIMIT_TIMEOUT (1u << 0)  /* timeout_ns counts */

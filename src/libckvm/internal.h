@@ -269,6 +269,9 @@ static inline int ckvm__check_process(const struct ckvm *kvm)
 
 void ckvm__unref(struct ckvm *kvm);
 
+/* An ioctl on /dev/kvm: a result or -errno. */
+int ckvm__kvm_ioctl(struct ckvm *kvm, unsigned long request, void *arg);
+
 uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
 
 /* vm.c -------------------------------------------------------------------- */

@@ -36,30 +36,27 @@ uint64_t ckvm__now(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-int ckvm_check_extension(struct ckvm *kvm, unsigned int cap)
+int ckvm__kvm_ioctl(struct ckvm *kvm, unsigned long request, void *arg)
 {
 	int error = ckvm__check_process(kvm);
 
-	if (error)
-		return error;
-	return ckvm__ioctl(kvm, kvm->fd, KVM_CHECK_EXTENSION,
-			   (void *)(uintptr_t)cap);
+	return error ? error : ckvm__ioctl(kvm, kvm->fd, request, arg);
+}
+
+int ckvm_check_extension(struct ckvm *kvm, unsigned int cap)
+{
+	return ckvm__kvm_ioctl(kvm, KVM_CHECK_EXTENSION,
+			       (void *)(uintptr_t)cap);
 }
 
 int ckvm_get_api_version(struct ckvm *kvm)
 {
-	int error = ckvm__check_process(kvm);
-
-	return error ? error
-		     : ckvm__ioctl(kvm, kvm->fd, KVM_GET_API_VERSION, NULL);
+	return ckvm__kvm_ioctl(kvm, KVM_GET_API_VERSION, NULL);
 }
 
 int ckvm_get_vcpu_mmap_size(struct ckvm *kvm)
 {
-	int error = ckvm__check_process(kvm);
-
-	return error ? error
-		     : ckvm__ioctl(kvm, kvm->fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+	return ckvm__kvm_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL);
 }
 
 /* What every VM will need to know, asked once. */

@@ -22,11 +22,9 @@ static int read_args(lua_State *L, struct kvm_enable_cap *cap)
 
 	luaL_argcheck(L, lua_istable(L, list), 2, "args: list expected");
 	for (lua_pushnil(L); lua_next(L, list); lua_pop(L, 1), n++) {
-		lua_Integer i = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
+		lua_Integer i =
+			luackvm_list_key(L, "args", ARRAY_SIZE(cap->args));
 
-		if (i < 1 || i > (lua_Integer)ARRAY_SIZE(cap->args))
-			luaL_error(L, "args[%s]: no such element",
-				   luaL_tolstring(L, -2, NULL));
 		cap->args[i - 1] = to_arg(L, -1);
 	}
 	return n;
@@ -71,11 +69,11 @@ static int read_cap(lua_State *L, struct kvm_enable_cap *cap)
 
 static int fail(lua_State *L, const struct kvm_enable_cap *cap, int error)
 {
-	const char *name = ckvm_cap_name(cap->cap);
+	const char *name = ckvm_cap_name(cap->cap), *hint = luackvm_hint(error);
 
-	return luackvm_fail(L, error, "capability %s: %s",
-			    name ? name : lua_pushfstring(L, "%d", cap->cap),
-			    luackvm_hint(error));
+	return name ? luackvm_fail(L, error, "capability %s: %s", name, hint)
+		    : luackvm_fail(L, error, "capability %d: %s", (int)cap->cap,
+				   hint);
 }
 
 static int enable_vm(lua_State *L)

@@ -44,6 +44,11 @@ static const struct {
 	{ "KVM_ENABLE_CAP", EINVAL,
 	  "this KVM does not have it for this object, or takes other arguments, "
 	  "or it comes too late" },
+	{ "KVM_SET_CPUID2", EINVAL,
+	  "it is fixed once the vCPU has run, or this KVM cannot do it" },
+	{ "KVM_SET_CPUID2", E2BIG, "too many entries: kernels take 256" },
+	{ "KVM_SET_CPUID", E2BIG, "too many entries: kernels take 256" },
+	{ "KVM_GET_SUPPORTED_HV_CPUID", EINVAL, "this KVM has no Hyper-V" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

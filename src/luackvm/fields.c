@@ -235,16 +235,75 @@ static uint32_t read_fields(lua_State *L, int index, const char *path,
 }
 
 /* The fields that a flag guards set it, unless the flags are given, too. */
-void luackvm_read_struct(lua_State *L, int index,
-			 const struct luackvm_struct *def, void *data)
+static void read_named(lua_State *L, int index, const char *path,
+		       const struct luackvm_struct *def, void *data)
 {
-	uint32_t flags, old;
+	uint32_t flags = read_fields(L, index, path, def, data), old;
 
-	luaL_checktype(L, index, LUA_TTABLE);
-	flags = read_fields(L, lua_absindex(L, index), def->name, def, data);
 	if (!def->flags || luackvm_has(L, index, "flags"))
 		return;
 	memcpy(&old, (uint8_t *)data + def->flags, sizeof(old));
 	flags |= old;
 	memcpy((uint8_t *)data + def->flags, &flags, sizeof(flags));
+}
+
+void luackvm_read_struct(lua_State *L, int index,
+			 const struct luackvm_struct *def, void *data)
+{
+	luaL_checktype(L, index, LUA_TTABLE);
+	read_named(L, lua_absindex(L, index), def->name, def, data);
+}
+
+/* Lists ------------------------------------------------------------------- */
+
+void luackvm_push_list(lua_State *L, const struct luackvm_struct *def,
+		       const void *elements, size_t count)
+{
+	const uint8_t *at = elements;
+
+	lua_createtable(L, count < INT32_MAX ? (int)count : 0, 0);
+	for (size_t i = 0; i < count; i++, at += def->size) {
+		luackvm_push_struct(L, def, at);
+		lua_rawseti(L, -2, (lua_Integer)i + 1);
+	}
+}
+
+lua_Integer luackvm_list_key(lua_State *L, const char *name, size_t count)
+{
+	lua_Integer i = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
+
+	if (i < 1 || (lua_Unsigned)i > count) {
+		lua_pushvalue(L, -2);
+		luaL_error(L, "%s[%s]: no such element", name,
+			   luaL_tolstring(L, -1, NULL));
+	}
+	return i;
+}
+
+/* A collection may change the table at any time: its size counts but once. */
+void *luackvm_read_list(lua_State *L, int index,
+			const struct luackvm_struct *def, size_t header,
+			size_t *count)
+{
+	size_t seen = 0, size;
+	uint8_t *data;
+
+	luaL_checktype(L, index, LUA_TTABLE);
+	index = lua_absindex(L, index);
+	*count = lua_rawlen(L, index);
+	size = header + *count * def->size;
+	data = lua_newuserdatauv(L, size, 0);
+	memset(data, 0, size);
+	for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 2), seen++) {
+		lua_Integer i = luackvm_list_key(L, def->name, *count);
+		const char *name = lua_pushfstring(L, "%s[%I]", def->name, i);
+
+		lua_insert(L, -2);
+		check_table(L, name);
+		read_named(L, lua_gettop(L), name, def,
+			   data + header + (size_t)(i - 1) * def->size);
+	}
+	if (seen < *count)
+		luaL_error(L, "%s: the list has holes", def->name);
+	return data;
 }

@@ -233,6 +233,14 @@ void luackvm_release(struct luackvm_box *box);
  */
 void luackvm_close_all(lua_State *L);
 
+/* pointer.c --------------------------------------------------------------- */
+
+/*
+ * Pushes a place for a pointer that free() takes, to be made before the memory
+ * is: whatever raises after that, the collector frees it.
+ */
+void **luackvm_push_pointer(lua_State *L);
+
 /* error.c ----------------------------------------------------------------- */
 
 /*
@@ -296,6 +304,24 @@ bool luackvm_is(lua_State *L, int index, const char *text);
 /* Arguments: an address, and a length that is not negative. */
 uint64_t luackvm_arg_address(lua_State *L, int arg);
 size_t luackvm_arg_length(lua_State *L, int arg);
+
+/* constant.c -------------------------------------------------------------- */
+
+/* One of an enumeration, or a flag: the kernel's name in lower case. */
+struct luackvm_constant {
+	const char *name;
+	uint32_t value;
+};
+
+/* The name or number at index; raises with `what`. The list ends with NULL. */
+uint32_t luackvm_constant(lua_State *L, int index, const char *what,
+			  const struct luackvm_constant *names);
+/* The name, or the number where there is none. */
+void luackvm_push_constant(lua_State *L, uint32_t value,
+			   const struct luackvm_constant *names);
+/* Flags at index: a number, a name, or a list of them. */
+uint32_t luackvm_flags(lua_State *L, int index, const char *what,
+		       const struct luackvm_constant *names);
 
 /* fields.c ---------------------------------------------------------------- */
 
@@ -390,6 +416,22 @@ void luackvm_push_struct(lua_State *L, const struct luackvm_struct *def,
 void luackvm_read_struct(lua_State *L, int index,
 			 const struct luackvm_struct *def, void *data);
 
+/* A list of structs, from an array. */
+void luackvm_push_list(lua_State *L, const struct luackvm_struct *def,
+		       const void *elements, size_t count);
+
+/*
+ * The list at index as an array, behind `header` zero bytes, in a userdata that
+ * is pushed. Raises for holes, other keys, and what luackvm_read_struct does.
+ */
+void *luackvm_read_list(lua_State *L, int index,
+			const struct luackvm_struct *def, size_t header,
+			size_t *count);
+
+/* The key at -2 as one of a list of `count`, from 1 on; raises with the name.
+ */
+lua_Integer luackvm_list_key(lua_State *L, const char *name, size_t count);
+
 /* Does the table have as many keys as the struct has fields, all the way? */
 bool luackvm_is_full(lua_State *L, int index, const struct luackvm_struct *def);
 
@@ -468,7 +510,10 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg);
 
 /* Methods, by topic ------------------------------------------------------- */
 
-extern const luaL_Reg luackvm_cap_vm_methods[], luackvm_cap_vcpu_methods[];
+extern const luaL_Reg luackvm_cap_vm_methods[], luackvm_cap_vcpu_methods[],
+	luackvm_cpuid_kvm_methods[], luackvm_cpuid_vcpu_methods[],
+	luackvm_msr_kvm_methods[], luackvm_msr_vm_methods[],
+	luackvm_msr_vcpu_methods[];
 
 /* run.c ------------------------------------------------------------------- */
 

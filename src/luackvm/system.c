@@ -154,7 +154,9 @@ static const luaL_Reg system_methods[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg *const methods[] = { system_methods, NULL };
+static const luaL_Reg *const methods[] = { system_methods,
+					   luackvm_cpuid_kvm_methods,
+					   luackvm_msr_kvm_methods, NULL };
 
 const struct luackvm_type luackvm_system = {
 	.name = "kvm",

@@ -185,6 +185,8 @@ static const luaL_Reg *const methods[] = {
 	vcpu_methods,
 	luackvm_cap_vcpu_methods,
 	luackvm_irq_vcpu_methods,
+	luackvm_cpuid_vcpu_methods,
+	luackvm_msr_vcpu_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = { registers, NULL };

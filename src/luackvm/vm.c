@@ -168,6 +168,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_cap_vm_methods,
 	luackvm_irq_vm_methods,
 	luackvm_irqchip_vm_methods,
+	luackvm_msr_vm_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = {

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* CPUID: lists of tables with the kernel's fields. */
+#include <stddef.h>
+
+#include <linux/kvm.h>
+
+#include "luackvm.h"
+
+#define F(member) LUACKVM_SCALAR(struct kvm_cpuid_entry2, member)
+static const struct luackvm_field entry2_fields[] = {
+	F(function),
+	{ .name = "index",
+	  .offset = offsetof(struct kvm_cpuid_entry2, index),
+	  .size = 4,
+	  .flag = KVM_CPUID_FLAG_SIGNIFCANT_INDEX },
+	F(flags),
+	F(eax),
+	F(ebx),
+	F(ecx),
+	F(edx),
+	LUACKVM_END,
+};
+#undef F
+static const struct luackvm_struct entry2 = {
+	"kvm_cpuid_entry2", sizeof(struct kvm_cpuid_entry2), entry2_fields,
+	offsetof(struct kvm_cpuid_entry2, flags)
+};
+
+#define F(member) LUACKVM_SCALAR(struct kvm_cpuid_entry, member)
+static const struct luackvm_field entry_fields[] = {
+	F(function), F(eax), F(ebx), F(ecx), F(edx), LUACKVM_END,
+};
+#undef F
+static const struct luackvm_struct entry = { "kvm_cpuid_entry",
+					     sizeof(struct kvm_cpuid_entry),
+					     entry_fields, 0 };
+
+/* The object is checked behind the push, which may run a finalizer. */
+#define GETTER(method, type, get)                                         \
+	static int method(lua_State *L)                                   \
+	{                                                                 \
+		struct kvm_cpuid2 *list = NULL;                           \
+		void **slot;                                              \
+		int result;                                               \
+                                                                          \
+		lua_settop(L, 1);                                         \
+		slot = luackvm_push_pointer(L);                           \
+		result = get(luackvm_check(L, 1, &(type)), &list);        \
+		*slot = list;                                             \
+		if (result < 0)                                           \
+			return luackvm_fail(L, result, NULL);             \
+		luackvm_push_list(L, &entry2, list->entries, list->nent); \
+		return 1;                                                 \
+	}
+
+GETTER(get_supported, luackvm_system, ckvm_get_supported_cpuid)
+GETTER(get_emulated, luackvm_system, ckvm_get_emulated_cpuid)
+GETTER(get_supported_hv, luackvm_system, ckvm_get_supported_hv_cpuid)
+GETTER(vcpu_get_supported_hv, luackvm_vcpu, ckvm_vcpu_get_supported_hv_cpuid)
+GETTER(get_cpuid2, luackvm_vcpu, ckvm_vcpu_get_cpuid2)
+
+static int set_cpuid2(lua_State *L)
+{
+	struct kvm_cpuid2 *cpuid;
+	size_t count;
+	int error;
+
+	luackvm_check(L, 1, &luackvm_vcpu);
+	cpuid = luackvm_read_list(L, 2, &entry2, sizeof(*cpuid), &count);
+	cpuid->nent = (uint32_t)count;
+	error = ckvm_vcpu_set_cpuid2(luackvm_check(L, 1, &luackvm_vcpu), cpuid);
+	return error ? luackvm_fail(L, error, NULL) : 0;
+}
+
+static int set_cpuid(lua_State *L)
+{
+	struct kvm_cpuid *cpuid;
+	size_t count;
+	int error;
+
+	luackvm_check(L, 1, &luackvm_vcpu);
+	cpuid = luackvm_read_list(L, 2, &entry, sizeof(*cpuid), &count);
+	cpuid->nent = (uint32_t)count;
+	error = ckvm_vcpu_set_cpuid(luackvm_check(L, 1, &luackvm_vcpu), cpuid);
+	return error ? luackvm_fail(L, error, NULL) : 0;
+}
+
+const luaL_Reg luackvm_cpuid_kvm_methods[] = {
+	{ "get_supported_cpuid", get_supported },
+	{ "get_emulated_cpuid", get_emulated },
+	{ "get_supported_hv_cpuid", get_supported_hv },
+	{ NULL, NULL },
+};
+
+const luaL_Reg luackvm_cpuid_vcpu_methods[] = {
+	{ "get_supported_hv_cpuid", vcpu_get_supported_hv },
+	{ "get_cpuid2", get_cpuid2 },
+	{ "set_cpuid2", set_cpuid2 },
+	{ "set_cpuid", set_cpuid },
+	{ NULL, NULL },
+};
