@@ -62,6 +62,12 @@ static const struct {
 	{ "KVM_SIGNAL_MSI", EPERM, "no vCPU has that destination" },
 	{ "KVM_SET_GSI_ROUTING", EINVAL,
 	  "a route is wrong, or there are more than 4096, or " NO_IRQCHIP },
+	{ "KVM_IRQFD", EINVAL, "'fd' is no eventfd, or " NO_IRQCHIP },
+	{ "KVM_IRQFD", EBUSY, "the eventfd raises an interrupt already" },
+	{ "KVM_IOEVENTFD", EINVAL,
+	  "'len' is 0, 1, 2, 4 or 8, and 'fd' an eventfd" },
+	{ "KVM_IOEVENTFD", EEXIST, "an ioeventfd takes these writes already" },
+	{ "KVM_IOEVENTFD", ENOENT, "there is no such ioeventfd to take back" },
 	{ "KVM_INTERRUPT", ENXIO,
 	  "the irqchip is in the kernel: see vm:irq_line" },
 	{ "KVM_INTERRUPT", EEXIST, "an interrupt is queued already" },
@@ -186,7 +192,8 @@ int luackvm_fail(lua_State *L, int error, const char *format, ...)
 int luackvm_fail_call(lua_State *L, const char *call, int error,
 		      const char *path)
 {
-	lua_pushfstring(L, "%s: %s", path, strerror(-error));
+	lua_pushfstring(L, "%s%s%s", path ? path : "", path ? ": " : "",
+			strerror(-error));
 	return raise(L, call, error);
 }
 

@@ -279,6 +279,7 @@ void ckvm_lua_interrupt(struct ckvm_lua *lua)
 	/* Both: the guest may just be done, or about to begin. */
 	atomic_store(&lua->interrupted, true);
 	set_hook(lua);
+	luackvm_interrupt_wait(lua);
 	if (vcpu)
 		ckvm_vcpu_wake(vcpu);
 }

@@ -50,6 +50,7 @@ uint64_t luackvm_now(void)
 static int forget_state(lua_State *L)
 {
 	luackvm_close_all(L);
+	luackvm_end_wake(lua_touserdata(L, 1));
 	ckvm_thread_late(NULL, NULL, 0, 0);
 	return 0;
 }
@@ -84,6 +85,7 @@ struct ckvm_lua *luackvm_state(lua_State *L)
 	memset(lua, 0, sizeof(*lua));
 	lua->lock = 1; /* whoever loads the module is in the state */
 	lua->running = main_thread(L);
+	lua->wake = -1;
 	lua_createtable(L, 0, 1);
 	lua_pushcfunction(L, forget_state);
 	lua_setfield(L, -2, "__gc");

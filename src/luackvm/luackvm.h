@@ -26,6 +26,8 @@ struct ckvm_lua {
 	struct luackvm_frame *frame;	  /* of the runs this thread is in */
 	struct luackvm_frame *parked;	  /* of suspended runs, any thread's */
 	unsigned int changes; /* ranges detached: an access may be nobody's */
+	atomic_int wake;      /* ends waits (wake.c); -1: none yet */
+	unsigned int leaving; /* waits that are to end for good */
 	bool hooked;
 	struct ckvm_hook hook;
 	/* What ours has taken the place of, as Lua hook, in one coroutine. */
@@ -192,7 +194,7 @@ struct luackvm_type {
 };
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
-	luackvm_memory, luackvm_range, luackvm_buffer;
+	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -257,7 +259,8 @@ bool luackvm_retry(lua_State *L, int error, bool *tried);
 /* The C library's text, or the hint that experience has for this step. */
 const char *luackvm_hint(int error);
 
-/* luackvm_fail for a system call of the binding's own: its name, and errno. */
+/* luackvm_fail for a system call of the binding's own: its name, and errno, and
+ * of what it was (NULL: nothing). */
 int luackvm_fail_call(lua_State *L, const char *call, int error,
 		      const char *path);
 
@@ -534,6 +537,34 @@ extern const struct luackvm_state luackvm_irqchip_vm_states[];
 
 /* "pic_master" and so on, or the number, at index; raises with the name. */
 uint32_t luackvm_irqchip_id(lua_State *L, int index, const char *name);
+
+/* wake.c ------------------------------------------------------------------ */
+
+/* Before a wait: there is something to wake it with; or -errno. */
+int luackvm_need_wake(struct ckvm_lua *lua);
+
+/* For signal handlers: some wait looks whether it is interrupted. */
+void luackvm_interrupt_wait(struct ckvm_lua *lua);
+
+/* So many waits are to end, each of which will say that it leaves. */
+void luackvm_wake(struct ckvm_lua *lua, unsigned int waiters);
+void luackvm_woken(struct ckvm_lua *lua, bool leaves);
+void luackvm_end_wake(struct ckvm_lua *lua);
+
+/* eventfd.c, irqfd.c ------------------------------------------------------ */
+
+int luackvm_new_eventfd(lua_State *L);
+
+/* The descriptor of an eventfd at index, or the number there; raises. */
+int luackvm_event_fd(lua_State *L, int index, const char *name);
+
+extern const luaL_Reg luackvm_irqfd_vm_methods[];
+
+/* Takes back what the eventfd at index was given for, of all VMs. */
+void luackvm_end_events(lua_State *L, int event);
+
+/* What was given to the VM at index; its table of handlers is on top. */
+void luackvm_forget_events(lua_State *L, int vm);
 
 /* coroutine.c ------------------------------------------------------------- */
 

@@ -3,13 +3,14 @@
 #include "luackvm.h"
 
 static const struct luackvm_type *const types[] = {
-	&luackvm_system, &luackvm_vm,	 &luackvm_vcpu,
-	&luackvm_memory, &luackvm_range, &luackvm_buffer,
+	&luackvm_system, &luackvm_vm,	  &luackvm_vcpu,    &luackvm_memory,
+	&luackvm_range,	 &luackvm_buffer, &luackvm_eventfd,
 };
 
 static const luaL_Reg functions[] = {
 	{ "open", luackvm_open },
 	{ "buffer", luackvm_new_buffer },
+	{ "eventfd", luackvm_new_eventfd },
 	{ NULL, NULL },
 };
 

@@ -61,6 +61,9 @@ static void end_children(lua_State *L, const struct luackvm_box *box)
 		luackvm_release(lua_touserdata(L, -2));
 	for (int i = CKVM_EXIT_IO_IN; i <= CKVM_EXIT_MMIO_WRITE; i++)
 		ckvm_vm_catch(box->object, (enum ckvm_access_exit)i, 0);
+	if (lua_getiuservalue(L, 1, VM_HANDLERS) == LUA_TTABLE)
+		luackvm_forget_events(L, 1);
+	lua_pop(L, 1);
 }
 
 /* They end with the VM, all in one. */
@@ -169,6 +172,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_irq_vm_methods,
 	luackvm_irqchip_vm_methods,
 	luackvm_msr_vm_methods,
+	luackvm_irqfd_vm_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = {
