@@ -7,9 +7,9 @@
  *  - An int result is 0 or a count on success and -errno on failure;
  *    ckvm_errop() then names the step that failed on this thread.
  *  - Constructors fill *out last, and only on success.
- *  - A VM owns its vCPUs, memory and ranges. They end when they are closed or
- *    when the VM is; their pointers are then dead, unless the caller holds a
- *    reference (_ref, _unref), with which every call fails with -EBADF.
+ *  - A VM owns its vCPUs, memory, ranges and devices. They end when they are
+ *    closed or when the VM is; their pointers are then dead, unless the caller
+ *    holds a reference (_ref, _unref), with which every call fails with -EBADF.
  *  - _close and _unref take NULL. Objects may be closed in any order.
  *  - Structs that the caller fills begin with `size`, to be set to their
  *    sizeof; fields beyond it are taken as zero.
@@ -46,6 +46,7 @@ extern "C" {
 struct ckvm;	    /* /dev/kvm */
 struct ckvm_vm;	    /* one virtual machine */
 struct ckvm_vcpu;   /* one of its processors */
+struct ckvm_device; /* a device that the kernel emulates for it */
 struct ckvm_memory; /* one slot of its memory */
 struct ckvm_range;  /* ports or addresses that somebody answers */
 struct ckvm_buffer; /* bytes that a range has logged */
@@ -719,6 +720,54 @@ CKVM_API int ckvm_kick_signal(void);
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 			       uint64_t deadline_ns, uint64_t period_ns);
+
+/* Devices ----------------------------------------------------------------- */
+
+/*
+ * 4.79: a device that the kernel emulates; `type` is KVM_DEV_TYPE_*. -ENODEV if
+ * the KVM has none of that type, -EBUSY or -EEXIST for a second one. With
+ * KVM_CREATE_DEVICE_TEST in flags the kernel only says whether it has it: there
+ * is no device and no descriptor, and *out is left as it is.
+ */
+CKVM_API int ckvm_vm_create_device(struct ckvm_vm *vm, uint32_t type,
+				   uint32_t flags, struct ckvm_device **out);
+CKVM_API void ckvm_device_close(struct ckvm_device *device);
+CKVM_API struct ckvm_device *ckvm_device_ref(struct ckvm_device *device);
+CKVM_API void ckvm_device_unref(struct ckvm_device *device);
+CKVM_API int ckvm_device_fd(const struct ckvm_device *device);
+CKVM_API uint32_t ckvm_device_type(const struct ckvm_device *device);
+
+/*
+ * 4.80, 4.81: attributes, of devices and of the other objects. The kernel reads
+ * or writes as many bytes at `addr` as the attribute has, which it does not
+ * tell (Documentation/virt/kvm/devices does). -ENXIO: there is no such
+ * attribute; -EPERM: it cannot be read, or not be set; -ENOTTY: the object has
+ * none at all. Any thread may call this for a device.
+ */
+CKVM_API int ckvm_has_device_attr(struct ckvm *kvm,
+				  const struct kvm_device_attr *attr);
+CKVM_API int ckvm_get_device_attr(struct ckvm *kvm,
+				  const struct kvm_device_attr *attr);
+CKVM_API int ckvm_set_device_attr(struct ckvm *kvm,
+				  const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vm_has_device_attr(struct ckvm_vm *vm,
+				     const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vm_get_device_attr(struct ckvm_vm *vm,
+				     const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vm_set_device_attr(struct ckvm_vm *vm,
+				     const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vcpu_has_device_attr(struct ckvm_vcpu *vcpu,
+				       const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vcpu_get_device_attr(struct ckvm_vcpu *vcpu,
+				       const struct kvm_device_attr *attr);
+CKVM_API int ckvm_vcpu_set_device_attr(struct ckvm_vcpu *vcpu,
+				       const struct kvm_device_attr *attr);
+CKVM_API int ckvm_device_has_device_attr(struct ckvm_device *device,
+					 const struct kvm_device_attr *attr);
+CKVM_API int ckvm_device_get_device_attr(struct ckvm_device *device,
+					 const struct kvm_device_attr *attr);
+CKVM_API int ckvm_device_set_device_attr(struct ckvm_device *device,
+					 const struct kvm_device_attr *attr);
 
 /* Counted since the vCPU was created. */
 #define CKVM_STATS_EXITS 64

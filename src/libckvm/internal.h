@@ -68,6 +68,16 @@ struct ckvm_range {
 	struct ckvm_buffer *log;
 };
 
+/* A descriptor that a VM owns: a device's, a guest_memfd's. */
+struct ckvm__part {
+	atomic_uint refs;  /* of the struct: others', and one for `users` */
+	atomic_uint users; /* of the descriptor: open, and calls */
+	atomic_bool closed;
+	int fd;
+	struct ckvm_vm *vm; /* which it holds while it has users */
+	struct ckvm__part *next;
+};
+
 /* MMIO ranges by address. Never changed once published. */
 struct ckvm__mmio_table {
 	size_t count;
@@ -100,6 +110,7 @@ struct ckvm_vm {
 	pthread_mutex_t lock;	    /* lists, slots and the bus's writers */
 	struct ckvm_memory *memory; /* by gpa */
 	struct ckvm_vcpu *vcpus;
+	struct ckvm__part *parts;
 	struct ckvm__bus bus;
 	pthread_mutex_t ring_lock; /* one vCPU drains the queue at a time */
 };
@@ -285,6 +296,26 @@ void ckvm__vm_drop(struct ckvm_vm *vm);
 
 /* An ioctl on the VM's descriptor: a result or -errno. */
 int ckvm__vm_ioctl(struct ckvm_vm *vm, unsigned long request, void *arg);
+
+/* part.c ------------------------------------------------------------------ */
+
+/*
+ * Makes an allocated part the owner of a descriptor, in the VM, whose hold
+ * passes to it. -EBADF: the VM is closed by now, and nothing is done.
+ */
+int ckvm__part_begin(struct ckvm_vm *vm, struct ckvm__part *part, int fd);
+
+/* For the length of a call it keeps its descriptor. -EBADF, -EIO. */
+int ckvm__part_hold(struct ckvm__part *part);
+void ckvm__part_drop(struct ckvm__part *part);
+int ckvm__part_ioctl(struct ckvm__part *part, unsigned long request, void *arg);
+void ckvm__part_close(struct ckvm__part *part);
+void ckvm__part_unref(struct ckvm__part *part);
+
+/* mapping.c --------------------------------------------------------------- */
+
+/* Maps what the guest is to have, as the config says; -errno. */
+int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
 
 /* memory.c ---------------------------------------------------------------- */
 

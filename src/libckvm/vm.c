@@ -114,9 +114,24 @@ static struct ckvm_vcpu *next_vcpu(struct ckvm_vm *vm)
 	return vcpu;
 }
 
+static struct ckvm__part *next_part(struct ckvm_vm *vm)
+{
+	struct ckvm__part *part;
+
+	pthread_mutex_lock(&vm->lock);
+	part = vm->parts;
+	while (part && part->closed)
+		part = part->next;
+	if (part)
+		atomic_fetch_add(&part->refs, 1);
+	pthread_mutex_unlock(&vm->lock);
+	return part;
+}
+
 void ckvm_vm_close(struct ckvm_vm *vm)
 {
 	struct ckvm_vcpu *vcpu;
+	struct ckvm__part *part;
 
 	/* In a child of fork() the locks may be held for ever. */
 	if (!vm || ckvm__check_process(vm->kvm) ||
@@ -125,6 +140,10 @@ void ckvm_vm_close(struct ckvm_vm *vm)
 	while ((vcpu = next_vcpu(vm))) {
 		ckvm_vcpu_close(vcpu);
 		ckvm_vcpu_unref(vcpu);
+	}
+	while ((part = next_part(vm))) {
+		ckvm__part_close(part);
+		ckvm__part_unref(part);
 	}
 	ckvm__bus_close(vm);
 	ckvm__vm_drop(vm);

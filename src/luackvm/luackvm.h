@@ -194,7 +194,8 @@ struct luackvm_type {
 };
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
-	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd;
+	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd,
+	luackvm_device;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -444,6 +445,21 @@ void luackvm_store(void *data, size_t size, uint64_t value);
 /* The value at index for a field of `size` bytes; raises with the name. */
 uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 			     size_t size);
+
+/* guard.c ----------------------------------------------------------------- */
+
+/* `size` bytes, not 0 of them, of which the kernel cannot pass the end. */
+struct luackvm_guard {
+	uint8_t *data;
+	size_t size;
+};
+void luackvm_guard(lua_State *L, struct luackvm_guard *guard, size_t size);
+void luackvm_unguard(struct luackvm_guard *guard);
+
+/* device.c ---------------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_device_system_methods[],
+	luackvm_device_vm_methods[], luackvm_device_vcpu_methods[];
 
 /* view.c, exit.c ---------------------------------------------------------- */
 

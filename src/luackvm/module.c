@@ -4,7 +4,7 @@
 
 static const struct luackvm_type *const types[] = {
 	&luackvm_system, &luackvm_vm,	  &luackvm_vcpu,    &luackvm_memory,
-	&luackvm_range,	 &luackvm_buffer, &luackvm_eventfd,
+	&luackvm_range,	 &luackvm_buffer, &luackvm_eventfd, &luackvm_device,
 };
 
 static const luaL_Reg functions[] = {

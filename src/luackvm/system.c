@@ -154,12 +154,27 @@ static const luaL_Reg system_methods[] = {
 	{ NULL, NULL },
 };
 
-static const luaL_Reg *const methods[] = { system_methods,
-					   luackvm_cpuid_kvm_methods,
-					   luackvm_msr_kvm_methods, NULL };
+static void push_fd(lua_State *L, struct luackvm_box *box)
+{
+	lua_pushinteger(L, ckvm_fd(luackvm_open_object(L, box)));
+}
+
+static const struct luackvm_property properties[] = {
+	{ "fd", push_fd },
+	{ NULL, NULL },
+};
+
+static const luaL_Reg *const methods[] = {
+	system_methods,
+	luackvm_cpuid_kvm_methods,
+	luackvm_msr_kvm_methods,
+	luackvm_device_system_methods,
+	NULL,
+};
 
 const struct luackvm_type luackvm_system = {
 	.name = "kvm",
 	.methods = methods,
+	.properties = properties,
 	.end = end,
 };

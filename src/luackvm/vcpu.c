@@ -122,6 +122,11 @@ static void push_id(lua_State *L, struct luackvm_box *box)
 			(lua_Integer)ckvm_vcpu_id(luackvm_open_object(L, box)));
 }
 
+static void push_fd(lua_State *L, struct luackvm_box *box)
+{
+	lua_pushinteger(L, ckvm_vcpu_fd(luackvm_open_object(L, box)));
+}
+
 static void set_count(lua_State *L, uint32_t exit, uint64_t count)
 {
 	if (!count)
@@ -177,6 +182,7 @@ static const struct luackvm_property properties[] = {
 	{ "exit", luackvm_exit_view },
 	{ "vm", push_vm },
 	{ "id", push_id },
+	{ "fd", push_fd },
 	{ "stats", push_stats },
 	{ NULL, NULL },
 };
@@ -187,6 +193,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_irq_vcpu_methods,
 	luackvm_cpuid_vcpu_methods,
 	luackvm_msr_vcpu_methods,
+	luackvm_device_vcpu_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = { registers, NULL };

@@ -161,8 +161,14 @@ static const luaL_Reg vm_methods[] = {
 	{ NULL, NULL },
 };
 
+static void push_fd(lua_State *L, struct luackvm_box *box)
+{
+	lua_pushinteger(L, ckvm_vm_fd(luackvm_open_object(L, box)));
+}
+
 static const struct luackvm_property properties[] = {
 	{ "vcpus", luackvm_list_vcpus },
+	{ "fd", push_fd },
 	{ NULL, NULL },
 };
 
@@ -173,6 +179,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_irqchip_vm_methods,
 	luackvm_msr_vm_methods,
 	luackvm_irqfd_vm_methods,
+	luackvm_device_vm_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = {
