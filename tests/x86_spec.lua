@@ -1,4 +1,4 @@
--- ckvm.x86: control bits, identity-mapped page tables, and the start of real and long mode.
+-- ckvm.x86: control bits, page tables, descriptor tables, and the start of each mode.
 
 local ckvm = require "ckvm"
 local support = require "support"
@@ -69,6 +69,112 @@ describe("ckvm.x86:", function()
     end)
   end)
 
+  describe("page_tables", function()
+    local page = x86.page
+
+    -- The entry that maps an address, by a walk through the tables.
+    local function entry_of(vm, cr3, va)
+      local at = cr3
+      for shift = 39, 12, -9 do
+        local entry = vm:read_u64(at + (va >> shift & 511) * 8)
+        if shift == 12 or entry & page.present == 0 or entry & page.large ~= 0 then
+          return entry, shift
+        end
+        at = entry & 0xffffffffff000
+      end
+    end
+
+    it("maps what the list says, and nothing else", function()
+      local vm = guest()
+      local cr3, behind = x86.page_tables(vm, 0x5000, {
+        { va = 0x1000, size = 0x2000, user = true },
+        { va = 0x7fff00000000, gpa = 0x3000, size = 0x1000, write = false, execute = false },
+        { va = 0x40000000, gpa = 0x200000, size = 0x400000, page = 2 << 20 },
+        { va = 3 << 30, gpa = 0, size = 1 << 30, page = 1 << 30 },
+      })
+      assert.equal(0x5000, cr3)
+      assert.equal(0x5000 + 8 * 0x1000, behind) -- 1, PDPT PD PT, PD; PDPT PD PT
+      local small = page.present | page.write
+      assert.equal(0x1000 | small | page.user, (entry_of(vm, cr3, 0x1000)))
+      assert.equal(0x2000 | small | page.user, (entry_of(vm, cr3, 0x2fff)))
+      assert.equal(0, (entry_of(vm, cr3, 0)))
+      assert.equal(0, (entry_of(vm, cr3, 0x3000)))
+      assert.equal(0x3000 | page.present | page.no_execute, (entry_of(vm, cr3, 0x7fff00000000)))
+      assert.equal(0x400000 | small | page.large, (entry_of(vm, cr3, 0x40200000)))
+      assert.same({ small | page.large, 30 }, { entry_of(vm, cr3, 0xc0000000) })
+    end)
+
+    it("lets a later mapping win", function()
+      local vm = guest()
+      local cr3 = x86.page_tables(vm, 0x5000, {
+        { va = 0, size = 2 << 20, page = 2 << 20 }, { va = 0x1000, size = 0x1000 },
+      })
+      assert.same({ 0x1003, 12 }, { entry_of(vm, cr3, 0x1000) })
+    end)
+
+    it("refuses what is not aligned, not a size of pages, not known", function()
+      local vm = guest()
+      refuses("gpa: 1 is not a multiple", x86.page_tables, vm, 1, {})
+      refuses("va: 1 is not a multiple", x86.page_tables, vm, 0, { { va = 1, size = 0x1000 } })
+      refuses("va: nil is not a multiple", x86.page_tables, vm, 0, { { size = 0x1000 } })
+      refuses("size: -4096 is not a multiple", x86.page_tables, vm, 0,
+        { { va = 0, size = -0x1000 } })
+      refuses("size: 1 is not a multiple", x86.page_tables, vm, 0, { { va = 0, size = 1 } })
+      refuses("gpa: 4096 is not a multiple", x86.page_tables, vm, 0,
+        { { va = 0, gpa = 0x1000, size = 2 << 20, page = 2 << 20 } })
+      refuses("page: 8192 is not 4 KiB, 2 MiB or 1 GiB", x86.page_tables, vm, 0,
+        { { va = 0, size = 0x2000, page = 0x2000 } })
+      refuses("unknown field 'ring' of a mapping", x86.page_tables, vm, 0,
+        { { va = 0, size = 0x1000, ring = 3 } })
+    end)
+  end)
+
+  describe("gdt", function()
+    it("has the segments of x86.selector", function()
+      local bytes = x86.gdt { base = 0x123456789a, limit = 0x67 }
+      local function at(name)
+        return (string.unpack("<I8", bytes, (x86.selector[name] & ~7) + 1))
+      end
+      assert.equal(0x48, #bytes)
+      assert.equal(0x00af9b000000ffff, at "code")
+      assert.equal(0x00cf93000000ffff, at "data")
+      assert.equal(0x00cffb000000ffff, at "user_code32")
+      assert.equal(0x00cff3000000ffff, at "user_data")
+      assert.equal(0x00affb000000ffff, at "user_code")
+      assert.equal(0x00cf9b000000ffff, at "code32")
+      assert.equal(0x34008956789a0067, at "tss")
+      assert.equal(0x12, (string.unpack("<I8", bytes, x86.selector.tss + 9)))
+    end)
+
+    it("has no TSS unless it is told of one", function()
+      assert.equal(("\0"):rep(16), x86.gdt():sub(x86.selector.tss + 1, x86.selector.tss + 16))
+    end)
+  end)
+
+  describe("idt", function()
+    it("has gates for handlers, and none where there is no handler", function()
+      local bytes = x86.idt({ [1] = 0x1122334455667788, [2] = 0x1000 }, { [2] = 3 })
+      assert.equal(48, #bytes)
+      assert.equal(("\0"):rep(16), bytes:sub(1, 16))
+      assert.equal("\x88\x77\x08\0\0\x8e\x66\x55\x44\x33\x22\x11\0\0\0\0", bytes:sub(17, 32))
+      assert.equal(0xee, bytes:byte(33 + 5))
+      assert.equal("", x86.idt {})
+    end)
+  end)
+
+  describe("tss", function()
+    it("has the stack of ring 0 and an I/O bitmap", function()
+      local bytes = x86.tss { rsp0 = 0x1122334455667788, ports = { 0x10, 0x17, 0x20 } }
+      assert.equal(0x1122334455667788, (string.unpack("<I8", bytes, 5)))
+      assert.equal(104, (string.unpack("<I2", bytes, 103)))
+      assert.equal("\xff\xff\x7e\xff\xfe\xff", bytes:sub(105))
+    end)
+
+    it("allows no port by itself", function()
+      assert.equal("\xff", x86.tss({}):sub(105))
+    end)
+  end)
+
   describe("enter", function()
     it("refuses what is not a mode", function()
       local _, vcpu = guest()
@@ -82,6 +188,11 @@ describe("ckvm.x86:", function()
       refuses("unknown option 'cr3' of real mode", x86.enter, vcpu, "real", { rip = 0, cr3 = 0 })
       refuses("rip: where to start is not given", x86.enter, vcpu, "real", {})
       refuses("rip: integer expected, got string", x86.enter, vcpu, "real", { rip = "0" })
+      refuses("rip: integer expected, got float", x86.enter, vcpu, "real", { rip = 0.5 })
+      refuses("gdt: table expected, got integer", x86.enter, vcpu, "long", { rip = 0, gdt = 1 })
+      refuses("unknown option 'tss' of protected mode", x86.enter, vcpu, "protected",
+        { rip = 0, tss = {} })
+      refuses("cr3: long mode needs page tables", x86.enter, vcpu, "user", { rip = 0 })
       refuses("rip: 0x10000 is beyond 0xffff", x86.enter, vcpu, "real", { rip = 0x10000 })
       refuses("cr3: long mode needs page tables", x86.enter, vcpu, "long", { rip = 0 })
     end)
@@ -121,11 +232,56 @@ describe("ckvm.x86:", function()
       assert.equal(0x4000, sregs.cr3)
     end)
 
+    it("protected runs 32-bit code without paging", function()
+      local vm, vcpu = guest()
+      vm:write(0x1000, "\x68\x44\x33\x22\x11\xf4") -- push $0x11223344; hlt
+      x86.enter(vcpu, "protected", { rip = 0x1000, rsp = 0x800000 })
+      assert.equal("hlt", vcpu:run { timeout = 10 })
+      assert.equal(0x11223344, vm:read_u32(0x7ffffc))
+    end)
+
+    it("user runs 64-bit code in ring 3, with exceptions that lead to ring 0", function()
+      local vm, vcpu = guest()
+      local tss = x86.tss { rsp0 = 0x5000, ports = { 0x10 } }
+      local place = { base = 0x7000, limit = #tss - 1 }
+      vm:write(0x1000, "\xe6\x10\xe6\x11") -- out %al, $0x10; out %al, $0x11
+      vm:write(0x4000, "\xf4") -- hlt
+      vm:write(0x6000, x86.gdt(place))
+      vm:write(0x7000, tss)
+      vm:write(0x6800, x86.idt { [13] = 0x4000 })
+      x86.enter(vcpu, "user", {
+        rip = 0x1000, rsp = 0x3000, rflags = 0x46, tss = place,
+        gdt = { base = 0x6000, limit = 0x47 }, idt = { base = 0x6800, limit = 0xdf },
+        cr3 = x86.page_tables(vm, 0x8000, {
+          { va = 0x1000, size = 0x2000, user = true }, { va = 0x4000, size = 0x4000 },
+        }),
+      })
+      assert.equal("io_out", vcpu:run { timeout = 10 })
+      assert.equal(3, vcpu.sregs.cs.selector & 3)
+      assert.equal("hlt", vcpu:run { timeout = 10 }) -- the TSS does not allow port 0x11
+      assert.equal(0, vcpu.sregs.cs.selector & 3)
+      local code, rip, cs, flags, rsp, ss = string.unpack("<I8I8I8I8I8I8", vm:read(0x4fd0, 48))
+      assert.same({ 0, 0x1002, 0x2b, 0x46, 0x3000, 0x23 }, { code, rip, cs, flags & 0x46, rsp, ss })
+    end)
+
+    it("leaves the GDT and TR alone unless it is given them", function()
+      local vm, vcpu = guest()
+      local cr3 = x86.identity_map(vm, 0x4000, 1)
+      local gdt, tss = { base = 0x2000, limit = 0x47 }, { base = 0x3000, limit = 0x67 }
+      x86.enter(vcpu, "long", { rip = 0, cr3 = cr3, gdt = gdt, tss = tss })
+      x86.enter(vcpu, "long", { rip = 0, cr3 = cr3 })
+      local sregs = vcpu:get_sregs()
+      assert.equal(0x2000, sregs.gdt.base)
+      assert.equal(0x47, sregs.gdt.limit)
+      assert.equal(0x3000, sregs.tr.base)
+      assert.equal(x86.selector.tss, sregs.tr.selector)
+    end)
+
     it("ends one mode in the other", function()
       local vm, vcpu = guest()
       vm:write(0x1000, "\xf4")
       local cr3 = x86.identity_map(vm, 0x4000, 1)
-      for _, mode in ipairs { "long", "real", "long", "real" } do
+      for _, mode in ipairs { "long", "real", "protected", "long", "protected", "real" } do
         x86.enter(vcpu, mode, { rip = 0x1000, cr3 = mode == "long" and cr3 or nil })
         assert.equal("hlt", vcpu:run { timeout = 10 })
         assert.equal(0x1001, vcpu.regs.rip)

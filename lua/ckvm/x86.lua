@@ -1,5 +1,5 @@
---- What an x86 guest is set up with: names for control bits, page tables, and the state of a vCPU
--- that starts in a mode.
+--- What an x86 guest is set up with: names for control bits, page tables, descriptor tables, and
+-- the state of a vCPU that starts in a mode.
 --
 -- The bits are numbers, to be combined with `|`. Nothing here needs the rest: a script can build
 -- page tables and set the segments by itself, or the other way round.
@@ -10,9 +10,6 @@
 -- x86.enter(vcpu, "long", { rip = 0x100000, rsp = 0x100000, cr3 = cr3 })
 local x86 = {}
 
-local PAGE <const> = 0x1000
-local ENTRIES <const> = 512 -- of a page table
-local LARGE_PAGE <const> = 2 << 20
 local RESERVED <const> = 2 -- the bit of rflags that is always set
 
 --- Bits of CR0.
@@ -32,65 +29,14 @@ x86.cr4 = {
 --- Bits of the MSR EFER.
 x86.efer = { sce = 1 << 0, lme = 1 << 8, lma = 1 << 10, nxe = 1 << 11, svme = 1 << 12 }
 
---- Bits of an entry of a page table.
-x86.page = {
-  present = 1 << 0, write = 1 << 1, user = 1 << 2, write_through = 1 << 3, no_cache = 1 << 4,
-  accessed = 1 << 5, dirty = 1 << 6, large = 1 << 7, global = 1 << 8, no_execute = 1 << 63,
-}
-
-local cr0 <const>, cr4 <const>, efer <const>, page <const> = x86.cr0, x86.cr4, x86.efer, x86.page
-
--- Page tables ----------------------------------------------------------------
-
-local function directories(size)
-  if math.type(size) ~= "integer" or size < 1 or size > ENTRIES << 30 then
-    error(("size: %s is not between 1 and 0x%x"):format(tostring(size), ENTRIES << 30), 3)
-  end
-  return (size - 1 >> 30) + 1
+for _, part in ipairs { "pages", "segments" } do
+  for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
 
---- How many bytes `identity_map` takes for its tables.
--- @tparam integer size of what is mapped, at most 512 GiB
--- @treturn integer a multiple of the page size
-function x86.identity_map_size(size)
-  return (2 + directories(size)) * PAGE
-end
-
---- Maps all addresses below `size` to themselves, in 2 MiB pages that ring 0 may read, write and
--- execute; at least 1 GiB, in whole GiB.
--- @param vm the VM in whose memory the tables are built
--- @tparam integer gpa where: `identity_map_size(size)` bytes, page-aligned
--- @tparam integer size bytes to map, at most 512 GiB
--- @treturn integer the value for CR3
-function x86.identity_map(vm, gpa, size)
-  local count <const> = directories(size)
-  if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
-    error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
-  end
-  local flags <const> = page.present | page.write
-  local tables = { string.pack("<I8", gpa + PAGE | flags), ("\0"):rep(PAGE - 8) }
-  for i = 0, ENTRIES - 1 do
-    local entry = i < count and gpa + (2 + i) * PAGE | flags or 0
-    table.insert(tables, string.pack("<I8", entry))
-  end
-  for i = 0, count * ENTRIES - 1 do
-    table.insert(tables, string.pack("<I8", i * LARGE_PAGE | flags | page.large))
-  end
-  vm:write(gpa, table.concat(tables))
-  return gpa
-end
+local cr0 <const>, cr4 <const>, efer <const> = x86.cr0, x86.cr4, x86.efer
+local selector <const>, segment <const> = x86.selector, x86.segment
 
 -- Modes ----------------------------------------------------------------------
-
-local CODE <const>, DATA <const> = 11, 3 -- segment types: execute/read, read/write, both accessed
-
--- A flat segment: base 0, present, ring 0.
-local function segment(selector, kind, limit, flags)
-  return {
-    base = 0, limit = limit, selector = selector, type = kind, present = 1, dpl = 0, s = 1,
-    db = flags.db or 0, l = flags.l or 0, g = flags.g or 0, avl = 0, unusable = 0,
-  }
-end
 
 local function flat(code, data)
   return { cs = code, ds = data, es = data, fs = data, gs = data, ss = data }
@@ -102,47 +48,90 @@ function modes.real(start)
   if start.rip < 0 or start.rip > 0xffff then
     error(("rip: 0x%x is beyond 0xffff, where a real-mode segment ends"):format(start.rip), 3)
   end
-  local sregs = flat(segment(0, CODE, 0xffff, {}), segment(0, DATA, 0xffff, {}))
+  local limits = { selector = 0, limit = 0xffff, bits = 16 }
+  local sregs = flat(segment("code", limits), segment("data", limits))
   sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = cr0.et, 0, 0, 0
   sregs.idt = { base = 0, limit = 0x3ff }
   return sregs
 end
 
+function modes.protected(start)
+  local sregs = flat(segment("code", { selector = selector.code32 }),
+    segment("data", { selector = selector.data }))
+  sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = cr0.pe | cr0.et | cr0.ne, 0, 0, 0
+  sregs.idt = start.idt or { base = 0, limit = 0 }
+  return sregs
+end
+
 -- The descriptor caches are filled in: a GDT is needed when the guest loads a segment.
-function modes.long(start)
+local function long_mode(start, code, data)
   if not start.cr3 then error("cr3: long mode needs page tables", 3) end
-  local sregs = flat(segment(8, CODE, 0xffffffff, { l = 1, g = 1 }),
-    segment(16, DATA, 0xffffffff, { db = 1, g = 1 }))
+  local sregs = flat(segment("code", { selector = code, bits = 64 }),
+    segment("data", { selector = data }))
   sregs.cr0 = cr0.pe | cr0.mp | cr0.et | cr0.ne | cr0.wp | cr0.pg
   sregs.cr3 = start.cr3
   sregs.cr4 = cr4.pae | cr4.osfxsr | cr4.osxmmexcpt
   sregs.efer = efer.lme | efer.lma
-  sregs.idt = { base = 0, limit = 0 }
+  sregs.idt = start.idt or { base = 0, limit = 0 }
   return sregs
+end
+
+function modes.long(start)
+  return long_mode(start, selector.code, selector.data)
+end
+
+function modes.user(start)
+  return long_mode(start, selector.user_code, selector.user_data)
+end
+
+-- What `enter` takes beside rip, rsp and rflags.
+local OPTIONS <const> = {
+  real = {},
+  protected = { gdt = "table", idt = "table" },
+  long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table" },
+}
+OPTIONS.user = OPTIONS.long
+local GENERAL <const> = { rip = "integer", rsp = "integer", rflags = "integer" }
+
+local function check_start(mode, start)
+  for key, value in pairs(start) do
+    local expected = GENERAL[key] or OPTIONS[mode][key]
+    if not expected then
+      error(("unknown option '%s' of %s mode"):format(tostring(key), mode), 3)
+    elseif (math.type(value) or type(value)) ~= expected then
+      error(("%s: %s expected, got %s"):format(key, expected, math.type(value) or type(value)), 3)
+    end
+  end
+  if not start.rip then error("rip: where to start is not given", 3) end
 end
 
 --- Puts a vCPU at the start of a program: flat segments, control registers, and clear general
 -- registers with interrupts off.
 --
--- `"real"`: 16-bit code, all segments at 0, interrupt vectors at 0. `"long"`: 64-bit code in ring
--- 0, no GDT and no IDT until the guest loads one, so that an exception is a triple fault; SSE is
--- switched on.
+-- `"real"`: 16-bit code, all segments at 0, interrupt vectors at 0. `"protected"`: 32-bit code in
+-- ring 0, no paging. `"long"`: 64-bit code in ring 0, with SSE switched on. `"user"`: the same in
+-- ring 3, in pages that are the user's.
+--
+-- Beside real mode there is no IDT unless it is given, so that an exception is a triple fault, and
+-- the GDT (which a guest needs when it loads a segment) and TR stay what they were. `gdt`, `idt`
+-- and `tss` are `{ base =, limit = }` of what the functions of these names have built. Exceptions
+-- in ring 3 need `idt` and `tss`.
 -- @param vcpu the vCPU
--- @tparam string mode `"real"` or `"long"`
--- @tparam table start `rip`, `rsp` (0), and for long mode `cr3`, as `identity_map` returns it
+-- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
+-- @tparam table start `rip`, `rsp` (0), `rflags` (2); but for real mode `gdt`, `idt`; for `"long"`
+-- and `"user"` `cr3`, as `page_tables` and `identity_map` return it, and `tss`
 function x86.enter(vcpu, mode, start)
   local setup = modes[mode]
   if not setup then error(("unknown mode '%s'"):format(tostring(mode)), 2) end
-  for key, value in pairs(start) do
-    if key ~= "rip" and key ~= "rsp" and (key ~= "cr3" or mode ~= "long") then
-      error(("unknown option '%s' of %s mode"):format(tostring(key), mode), 2)
-    elseif math.type(value) ~= "integer" then
-      error(("%s: integer expected, got %s"):format(key, type(value)), 2)
-    end
+  check_start(mode, start)
+  local sregs = setup(start)
+  sregs.gdt = start.gdt
+  if start.tss then
+    sregs.tr = segment("tss",
+      { selector = selector.tss, base = start.tss.base, limit = start.tss.limit })
   end
-  if not start.rip then error("rip: where to start is not given", 2) end
-  vcpu:set_sregs(setup(start))
-  local regs = { rip = start.rip, rsp = start.rsp or 0, rflags = RESERVED }
+  vcpu:set_sregs(sregs)
+  local regs = { rip = start.rip, rsp = start.rsp or 0, rflags = start.rflags or RESERVED }
   for name in pairs(vcpu:get_regs()) do regs[name] = regs[name] or 0 end
   vcpu:set_regs(regs)
 end

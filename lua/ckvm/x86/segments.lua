@@ -1,0 +1,111 @@
+-- Segments, and the tables of descriptors, gates and tasks, for ckvm.x86.
+
+local segments = {}
+
+--- Selectors of the table that `gdt` builds; those of ring 3 end in 3. The order is the one that
+-- SYSCALL and SYSRET want: `star` is the value of the MSR STAR for it.
+segments.selector = {
+  code = 0x08, data = 0x10, user_code32 = 0x1b, user_data = 0x23, user_code = 0x2b, tss = 0x30,
+  code32 = 0x40,
+}
+segments.star = 0x001b0008 << 32
+
+local selector <const> = segments.selector
+
+-- Types; code and data are accessed already, a task is busy.
+local TYPES <const> = { code = 11, data = 3, tss = 11 }
+local BUSY <const> = 2
+
+--- A segment, as `vcpu:set_sregs` takes it: present, in the ring that its selector tells.
+-- @tparam string kind `"code"`, `"data"` or `"tss"`
+-- @tparam table fields `selector`, `base` (0), `limit` (4 GiB), `bits` of the code: 16, 32 (the
+-- default) or 64
+-- @treturn table with the fields of `struct kvm_segment`
+function segments.segment(kind, fields)
+  local limit <const>, bits <const> = fields.limit or 0xffffffff, fields.bits or 32
+  return {
+    base = fields.base or 0, limit = limit, selector = fields.selector, type = TYPES[kind],
+    present = 1, dpl = fields.selector & 3, s = kind == "tss" and 0 or 1,
+    db = kind ~= "tss" and bits == 32 and 1 or 0, l = kind == "code" and bits == 64 and 1 or 0,
+    g = limit > 0xfffff and 1 or 0, avl = 0, unusable = 0,
+  }
+end
+
+--- A descriptor, as it stands in a GDT.
+-- @tparam table seg a segment, with the fields of `struct kvm_segment`
+-- @treturn string 8 bytes, 16 for a system segment of long mode
+function segments.descriptor(seg)
+  local limit = seg.g == 1 and seg.limit >> 12 or seg.limit
+  local access = seg.type | seg.s << 4 | seg.dpl << 5 | seg.present << 7
+  local flags = seg.avl | seg.l << 1 | seg.db << 2 | seg.g << 3
+  local low = limit & 0xffff | (seg.base & 0xffffff) << 16 | access << 40
+    | (limit >> 16 & 0xf) << 48 | flags << 52 | (seg.base >> 24 & 0xff) << 56
+  return seg.s == 1 and string.pack("<I8", low) or string.pack("<I8I8", low, seg.base >> 32)
+end
+
+--- A GDT with flat segments for ring 0 and ring 3, 64 and 32 bits, at `x86.selector`.
+-- @tparam[opt] table tss `{ base =, limit = }` of the TSS, for LTR: without it there is none
+-- @treturn string its bytes
+function segments.gdt(tss)
+  local entries = {}
+
+  local function put(kind, number, bits)
+    entries[number & ~7] = segments.descriptor(
+      segments.segment(kind, { selector = number, bits = bits }))
+  end
+
+  put("code", selector.code, 64)
+  put("data", selector.data)
+  put("code", selector.user_code32)
+  put("data", selector.user_data)
+  put("code", selector.user_code, 64)
+  put("code", selector.code32)
+  if tss then
+    local task = segments.segment("tss",
+      { selector = selector.tss, base = tss.base, limit = tss.limit })
+    task.type = task.type & ~BUSY -- LTR makes it so
+    entries[selector.tss] = segments.descriptor(task)
+  end
+  local bytes = ""
+  for at = 0, selector.code32, 8 do
+    if #bytes == at then bytes = bytes .. (entries[at] or ("\0"):rep(8)) end
+  end
+  return bytes
+end
+
+--- An IDT of long mode: interrupt gates to ring 0.
+-- @tparam table handlers addresses by vector; vectors without one are not present
+-- @tparam[opt] table rings by vector, 3 for those that ring 3 may raise by `INT n`
+-- @treturn string its bytes, up to the last vector that has a handler
+function segments.idt(handlers, rings)
+  local gates, last = {}, -1
+  for vector in pairs(handlers) do last = math.max(last, vector) end
+  for vector = 0, last do
+    local at, gate = handlers[vector], ("\0"):rep(16)
+    if at then
+      local kind = 0x8e | (rings and rings[vector] or 0) << 5
+      gate = string.pack("<I2I2I1I1I2I4I4", at & 0xffff, selector.code, 0, kind, at >> 16 & 0xffff,
+        at >> 32 & 0xffffffff, 0)
+    end
+    table.insert(gates, gate)
+  end
+  return table.concat(gates)
+end
+
+--- A TSS of long mode.
+-- @tparam table fields `rsp0`, the stack for exceptions from ring 3, and `ports`, a list of those
+-- that ring 3 may access (by default it may access none)
+-- @treturn string its bytes, with the I/O bitmap at their end
+function segments.tss(fields)
+  local denied, count = {}, 0
+  for _, port in ipairs(fields.ports or {}) do count = math.max(count, port // 8 + 1) end
+  for i = 1, count do denied[i] = 0xff end
+  for _, port in ipairs(fields.ports or {}) do
+    denied[port // 8 + 1] = denied[port // 8 + 1] & ~(1 << port % 8)
+  end
+  -- The CPU reads two bytes at a time: one more is to be there, all ones.
+  return string.pack("<I4I8", 0, fields.rsp0 or 0) .. ("\0"):rep(90) .. string.pack("<I2", 104)
+    .. string.char(table.unpack(denied)) .. "\xff"
+end
+
+return segments
