@@ -134,7 +134,10 @@ describe("README.md:", function()
       if not exists(library) then pending("no libckvm.a in this build") end
       local name = os.tmpname()
       local makefile <close> = assert(io.open(build .. "/Makefile"))
-      local flags = makefile:read("a"):match("\nSANITIZER_CFLAGS = ([^\n]*)") or ""
+      local settings, flags = makefile:read("a"), ""
+      for _, kind in ipairs { "SANITIZER", "COVERAGE" } do
+        flags = flags .. " " .. (settings:match("\n" .. kind .. "_CFLAGS = ([^\n]*)") or "")
+      end
       local compile = assert(io.popen(
         ("cc -Wall -Werror -x c %s -I%ssrc/libckvm -o %s - -x none %s 2>&1 -lrt -pthread"):format(
           flags, top, name, library), "w"))
