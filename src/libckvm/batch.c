@@ -9,15 +9,17 @@
 	((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) / \
 	 sizeof(struct kvm_coalesced_mmio))
 
-/* Takes the oldest write off the ring. */
+/* Takes the oldest write off the ring. Whatever the indices, that ends. */
 static bool next_write(struct ckvm_vcpu *vcpu, struct kvm_coalesced_mmio *out)
 {
 	struct kvm_coalesced_mmio_ring *ring = vcpu->ring;
+	uint32_t last = __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE);
 	uint32_t first = __atomic_load_n(&ring->first, __ATOMIC_RELAXED);
 
-	if (first == __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE))
+	first %= RING_MAX;
+	if (first == last % RING_MAX)
 		return false;
-	*out = ring->coalesced_mmio[first % RING_MAX];
+	*out = ring->coalesced_mmio[first];
 	__atomic_store_n(&ring->first, (first + 1) % RING_MAX,
 			 __ATOMIC_RELEASE);
 	return true;
@@ -46,8 +48,8 @@ int ckvm__drain(struct ckvm_vcpu *vcpu)
 		if (!more)
 			return GO_ON;
 
-		if (write.len > sizeof(write.data)) /* a hook's, not KVM's */
-			continue;
+		if (!write.len || write.len > sizeof(write.data))
+			continue; /* a hook's, not KVM's */
 		vcpu->stats.batched++;
 		access = (struct ckvm_access){
 			.address = write.phys_addr,

@@ -297,10 +297,11 @@ struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm, enum ckvm_space space,
 				      uint64_t first, uint64_t count)
 {
 	struct ckvm_range *range;
-	uint64_t last = count && count - 1 <= UINT64_MAX - first
-				? first + (count - 1)
-				: UINT64_MAX;
+	uint64_t last = count - 1 <= UINT64_MAX - first ? first + (count - 1)
+							: UINT64_MAX;
 
+	if (!count)
+		return NULL;
 	pthread_mutex_lock(&vm->lock);
 	range = overlapping(vm, space, first, last);
 	if (range)

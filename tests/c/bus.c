@@ -34,6 +34,19 @@ static void claims_just_the_ports_of_the_range(void)
 	CHECK(!ckvm__find_port(vm, 0x3f8));
 }
 
+static void finds_nobody_within_nothing(void)
+{
+	struct ckvm_range *range = attach_io(0x3f8, 8), *found;
+
+	CHECK(!ckvm_vm_find_range(vm, CKVM_IO, 0x3f8, 0));
+	CHECK(!ckvm_vm_find_range(vm, CKVM_IO, 0, 0));
+	CHECK(!ckvm_vm_find_range(vm, CKVM_IO, 0x3f7, 1));
+	found = ckvm_vm_find_range(vm, CKVM_IO, 0x3f7, 2);
+	CHECK(found == range);
+	ckvm_range_unref(found);
+	ckvm_range_detach(range);
+}
+
 static void claims_all_ports_at_once(void)
 {
 	struct ckvm_range *range = attach_io(0, 0x10000);
@@ -310,6 +323,7 @@ int main(int argc, char **argv)
 	test_begin(argv);
 	vm = fake_vm();
 	PROMISE(claims_just_the_ports_of_the_range);
+	PROMISE(finds_nobody_within_nothing);
 	PROMISE(claims_all_ports_at_once);
 	PROMISE(has_a_range_for_each_port);
 	PROMISE(follows_ports_attached_and_detached_at_random);

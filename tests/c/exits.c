@@ -11,8 +11,15 @@
 static struct kvm_run *page;
 static struct kvm_run made_up;
 
+#define RING_PAGE 2
+static struct kvm_coalesced_mmio_ring ring;
+
 static int make_up(void *opaque, int fd, unsigned long request, void *arg)
 {
+	if (request == KVM_CHECK_EXTENSION)
+		return (uintptr_t)arg == KVM_CAP_COALESCED_MMIO ? RING_PAGE : 0;
+	if (request == KVM_RUN)
+		memcpy((uint8_t *)page + RING_PAGE * 4096, &ring, sizeof(ring));
 	if (request != KVM_RUN)
 		return fake_ioctl(opaque, fd, request, arg);
 	memcpy(page, &made_up, offsetof(struct kvm_run, kvm_valid_regs));
@@ -134,12 +141,52 @@ static void numbers_that_nobody_knows_are_exits_like_any_other(void)
 	fake_close(vm);
 }
 
+static int queued;
+
+static int on_write(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
+		    const void *data, size_t length)
+{
+	queued++;
+	return 0;
+}
+
+/* The zeros of such a ring are no writes: they have no length. */
+static void ring_with_indices_out_of_range_comes_to_an_end(void)
+{
+	static const struct ckvm_ops ops = { .size = sizeof(ops),
+					     .write = on_write };
+	static const uint32_t indices[] = {
+		0, 1, 169, 170, 171, 0x10000, 0x7fffffff, UINT32_MAX
+	};
+	struct ckvm_range_config config = { .size = sizeof(config),
+					    .space = CKVM_MMIO,
+					    .batch = 1,
+					    .count = 8,
+					    .write = CKVM_ANSWER_OPS,
+					    .ops = &ops };
+	struct ckvm_vm *vm;
+	struct ckvm_vcpu *vcpu = fake_vcpu(&vm);
+
+	NEED(ckvm_vm_attach(vm, &config, NULL));
+	made_up = (struct kvm_run){ .exit_reason = KVM_EXIT_HLT };
+	for (size_t i = 0; i < COUNT(indices) * COUNT(indices); i++) {
+		ring.first = indices[i % COUNT(indices)];
+		ring.last = indices[i / COUNT(indices)];
+		CHECK_EQ(ckvm_vcpu_run(vcpu, NULL), CKVM_EXIT);
+		CHECK_EQ(ckvm_vcpu_exit_number(vcpu), KVM_EXIT_HLT);
+	}
+	CHECK_EQ(queued, 0);
+	ring.first = ring.last = 0;
+	fake_close(vm);
+}
+
 int main(int argc, char **argv)
 {
 	test_begin(argv);
 	PROMISE(string_instruction_brings_several_elements);
 	PROMISE(page_with_data_outside_of_it_is_refused);
 	PROMISE(numbers_that_nobody_knows_are_exits_like_any_other);
+	PROMISE(ring_with_indices_out_of_range_comes_to_an_end);
 	test_needs_kvm();
 	PROMISE(data_is_where_the_kernel_looks_for_it);
 	return test_end();
