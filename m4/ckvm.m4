@@ -31,6 +31,23 @@ AC_DEFUN([CKVM_SANITIZERS], [
   AC_SUBST([$1], ["$2"])
 ])
 
+# CKVM_FUZZER: FUZZ_CC, a clang that links with libFuzzer, or nothing. Whatever
+# compiles the rest, as gcc has no such thing.
+AC_DEFUN([CKVM_FUZZER], [
+  AC_ARG_VAR([FUZZ_CC], [clang with libFuzzer, for make fuzz])
+  AC_CACHE_CHECK([for clang with libFuzzer], [ac_cv_path_FUZZ_CC], [
+    AC_PATH_PROGS_FEATURE_CHECK([FUZZ_CC], [clang clang-19 clang-16 clang-14],
+      [[echo 'int LLVMFuzzerTestOneInput(const char *data, unsigned long size)
+          { return 0; }' >conftest.c
+        $ac_path_FUZZ_CC -fsanitize=fuzzer,address,undefined -o conftest \
+          conftest.c >/dev/null 2>&1 &&
+        ac_cv_path_FUZZ_CC=$ac_path_FUZZ_CC ac_path_FUZZ_CC_found=:
+        rm -f conftest conftest.c]],
+      [ac_cv_path_FUZZ_CC=no])])
+  AS_VAR_IF([ac_cv_path_FUZZ_CC], [no], [FUZZ_CC=],
+    [FUZZ_CC=$ac_cv_path_FUZZ_CC])
+])
+
 # CKVM_LUA(MINIMUM): LUA_CFLAGS, LUA_LIBS and LUA_PC, its name in pkg-config.
 AC_DEFUN([CKVM_LUA], [
   PKG_PROG_PKG_CONFIG
