@@ -404,6 +404,46 @@ describe("interrupts:", function()
   end)
 end)
 
+describe("a split irqchip", function()
+  local vm
+  before_each(function()
+    support.need_kvm()
+    vm = ckvm.open():create_vm()
+    if vm:check_extension("split_irqchip") == 0 then pending("no split_irqchip") end
+    vm:enable_cap("split_irqchip", 24)
+  end)
+  after_each(function() vm:close() end)
+
+  it("has no chips and no PIT", function()
+    assert.equal("ENXIO", code_of(vm.get_irqchip, vm, "ioapic"))
+    assert.equal("ENOENT", code_of(vm.create_pit2, vm))
+    assert.equal("EEXIST", code_of(vm.create_irqchip, vm))
+  end)
+
+  it("tells the host's I/O APIC of the end of a level-triggered interrupt", function()
+    local vcpu = start(vm, WAITING, {})
+    vm:write(0x1100, "\x66\xa3\xb0\0" -- mov %eax, 0xb0: EOI
+      .. "\xe6\x02\xcf")             -- out %al, $2; iret
+    vm:write_u32(0x33 * 4, 0x1100)
+    vm:set_gsi_routing { { gsi = 5, address_lo = 0xfee00000, data = 0xc033 } }
+    assert.equal("io_out", vcpu:run(LIMITS))
+    vm:irq_line { irq = 5, level = 1 }
+    -- A KVM in software may go on with the guest for a while before it tells.
+    local why = vcpu:run(LIMITS)
+    if why == "io_out" then why = vcpu:run(LIMITS) end
+    assert.equal("ioapic_eoi", why)
+    assert.equal(0x33, vcpu.exit.vector)
+  end)
+
+  it("queues one interrupt of the host's own controller", function()
+    local vcpu = vm:create_vcpu(0)
+    vcpu:interrupt(0x20)
+    local err = error_of(vcpu.interrupt, vcpu, 0x21)
+    assert.equal("EEXIST", err.code)
+    contains("queued already", err)
+  end)
+end)
+
 describe("vcpu:interrupt", function()
   before_each(support.need_kvm)
 
