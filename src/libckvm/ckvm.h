@@ -783,6 +783,40 @@ struct ckvm_stats {
 CKVM_API void ckvm_vcpu_stats(const struct ckvm_vcpu *vcpu,
 			      struct ckvm_stats *stats);
 
+/* The kernel's statistics ------------------------------------------------- */
+
+/*
+ * 4.133: a descriptor to read the kernel's statistics from, with pread(2) from
+ * 0 to the end. The caller's: the kernel keeps the VM until it is closed.
+ * -ENOTTY before Linux 5.14.
+ */
+CKVM_API int ckvm_vm_get_stats_fd(struct ckvm_vm *vm);
+CKVM_API int ckvm_vcpu_get_stats_fd(struct ckvm_vcpu *vcpu);
+
+/*
+ * What was read, `size` bytes of it, whole or not: how many statistics it has,
+ * and whose they are ("kvm-1234/vcpu-0"; NULL if that is missing). -EBADMSG if
+ * it is something else.
+ */
+CKVM_API int ckvm_binary_stats_count(const void *data, size_t size);
+CKVM_API const char *ckvm_binary_stats_id(const void *data, size_t size);
+
+struct ckvm_binary_stat {
+	const char *name;     /* in the data, as are the values */
+	uint32_t flags;	      /* KVM_STATS_TYPE_*, _UNIT_* and _BASE_* */
+	uint32_t count;	      /* of values */
+	uint32_t bucket_size; /* of a linear histogram */
+	int32_t exponent;     /* the unit is scaled by base^exponent */
+	const void *values;
+};
+
+/* One of them: -ENOENT if there are no more, -EBADMSG if it is not whole. */
+CKVM_API int ckvm_binary_stats_get(const void *data, size_t size,
+				   uint32_t index,
+				   struct ckvm_binary_stat *stat);
+CKVM_API uint64_t ckvm_binary_stat_value(const struct ckvm_binary_stat *stat,
+					 uint32_t index);
+
 #ifdef __cplusplus
 }
 #endif

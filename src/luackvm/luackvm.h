@@ -190,12 +190,13 @@ struct luackvm_type {
 	void (*unref)(void *object);
 	void (*end)(void *object); /* what close does to one that is owned */
 	lua_CFunction close;	   /* and more that it does; NULL: nothing */
-	int values;		   /* user values */
+	bool apart; /* a VM that ends does not end it with itself */
+	int values; /* user values */
 };
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
 	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd,
-	luackvm_device;
+	luackvm_stats, luackvm_device;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -553,6 +554,10 @@ extern const struct luackvm_state luackvm_irqchip_vm_states[];
 
 /* "pic_master" and so on, or the number, at index; raises with the name. */
 uint32_t luackvm_irqchip_id(lua_State *L, int index, const char *name);
+
+/* binary_stats.c ---------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_stats_vm_methods[], luackvm_stats_vcpu_methods[];
 
 /* wake.c ------------------------------------------------------------------ */
 

@@ -3,8 +3,9 @@
 #include "luackvm.h"
 
 static const struct luackvm_type *const types[] = {
-	&luackvm_system, &luackvm_vm,	  &luackvm_vcpu,    &luackvm_memory,
-	&luackvm_range,	 &luackvm_buffer, &luackvm_eventfd, &luackvm_device,
+	&luackvm_system,  &luackvm_vm,	  &luackvm_vcpu,
+	&luackvm_memory,  &luackvm_range, &luackvm_buffer,
+	&luackvm_eventfd, &luackvm_stats, &luackvm_device,
 };
 
 static const luaL_Reg functions[] = {

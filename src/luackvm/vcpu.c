@@ -191,6 +191,7 @@ static const luaL_Reg *const methods[] = {
 	vcpu_methods,
 	luackvm_cap_vcpu_methods,
 	luackvm_irq_vcpu_methods,
+	luackvm_stats_vcpu_methods,
 	luackvm_cpuid_vcpu_methods,
 	luackvm_msr_vcpu_methods,
 	luackvm_device_vcpu_methods,

@@ -66,13 +66,16 @@ static void end_children(lua_State *L, const struct luackvm_box *box)
 	lua_pop(L, 1);
 }
 
-/* They end with the VM, all in one. */
+/* They end with the VM, all in one but for those that libckvm knows not of. */
 static void forget_children(lua_State *L)
 {
 	for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
 		struct luackvm_box *child = lua_touserdata(L, -2);
 
-		child->object = NULL;
+		if (child->type->apart)
+			luackvm_release(child);
+		else
+			child->object = NULL;
 	}
 }
 
@@ -179,6 +182,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_irqchip_vm_methods,
 	luackvm_msr_vm_methods,
 	luackvm_irqfd_vm_methods,
+	luackvm_stats_vm_methods,
 	luackvm_device_vm_methods,
 	NULL,
 };
