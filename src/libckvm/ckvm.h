@@ -114,6 +114,7 @@ struct ckvm_hook {
 };
 
 #define CKVM_NO_SYNC_REGS (1u << 0) /* read and write registers by ioctl */
+#define CKVM_NO_CLOEXEC (1u << 1)   /* the descriptor outlives an exec */
 
 struct ckvm_options {
 	size_t size;
@@ -129,11 +130,23 @@ struct ckvm_options {
  */
 CKVM_API int ckvm_open(const struct ckvm_options *options, struct ckvm **out);
 
+/*
+ * The same of a descriptor from elsewhere: inherited, or received from another
+ * process. It is duplicated, and stays the caller's (path is not looked at).
+ * -EBADF; -ENOTTY or -EINVAL if it is not a KVM's.
+ */
+CKVM_API int ckvm_from_fd(int fd, const struct ckvm_options *options,
+			  struct ckvm **out);
+
 /* Gives up the caller's reference; VMs made from it stay whole. */
 CKVM_API void ckvm_close(struct ckvm *kvm);
 CKVM_API struct ckvm *ckvm_ref(struct ckvm *kvm);
 
-/* The file descriptor, borrowed while the object lives. */
+/*
+ * The file descriptor, borrowed while the object lives, as are those of the
+ * other objects. A duplicate of a VM's or a vCPU's keeps the kernel's VM alive,
+ * whose memory ends nevertheless when ckvm's object does: use _from_fd for it.
+ */
 CKVM_API int ckvm_fd(const struct ckvm *kvm);
 
 CKVM_API int ckvm_get_api_version(struct ckvm *kvm);	/* 4.1 */
@@ -147,6 +160,15 @@ CKVM_API int ckvm_check_extension(struct ckvm *kvm, unsigned int cap);
 /* 4.2: `type` is 0 on x86 but for protected guests. Retries on EINTR. */
 CKVM_API int ckvm_create_vm(struct ckvm *kvm, unsigned long type,
 			    struct ckvm_vm **out);
+
+/*
+ * A VM that something else in this process has made. The descriptor is
+ * duplicated, and stays the caller's; so do the VM's vCPUs, memory and devices,
+ * of which ckvm knows nothing. New memory needs CKVM_MEMORY_SLOT, and closing
+ * takes it from the VM. -ENOTTY: the descriptor is not a VM's; -EIO
+ * (KVM_CHECK_EXTENSION): it is another process's, which KVM serves alone.
+ */
+CKVM_API int ckvm_vm_from_fd(struct ckvm *kvm, int fd, struct ckvm_vm **out);
 
 /*
  * Ends the VM, its vCPUs, memory and ranges: a vCPU that runs is kicked, and
@@ -443,6 +465,18 @@ CKVM_API int ckvm_vm_set_boot_cpu_id(struct ckvm_vm *vm, uint32_t id);
 /* 4.7: -EEXIST if the VM had a vCPU of this id, also a closed one. */
 CKVM_API int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
 				 struct ckvm_vcpu **out);
+
+/*
+ * A vCPU that something else in this process has made; its descriptor is
+ * duplicated, and stays the caller's. The kernel does not tell whose vCPU it
+ * is: that it is this VM's is the caller's word. The page shared with the
+ * kernel belongs to who runs the vCPU: the other side has to keep off it
+ * meanwhile. -ENOTTY: not a vCPU's; -EBUSY: an object of ckvm's has it;
+ * -EEXIST: the VM has an object of that id; -EIO (KVM_GET_MP_STATE): another
+ * process's.
+ */
+CKVM_API int ckvm_vm_vcpu_from_fd(struct ckvm_vm *vm, int fd,
+				  struct ckvm_vcpu **out);
 
 /* The open vCPU with the lowest id from `id` on: a new reference, or NULL. */
 CKVM_API struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm,

@@ -143,8 +143,7 @@ int ckvm__dispatch(struct ckvm_vcpu *vcpu)
 	return ckvm__dispatch_rest(vcpu);
 }
 
-/* What the kernel will do with the exit when KVM_RUN is called again. */
-static enum ckvm__open opens(const struct kvm_run *run)
+enum ckvm__open ckvm__opens(const struct kvm_run *run)
 {
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
@@ -171,7 +170,7 @@ void ckvm__begin_exit(struct ckvm_vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	vcpu->element = 0;
-	vcpu->open = (uint8_t)opens(run);
+	vcpu->open = (uint8_t)ckvm__opens(run);
 	/* A KVM_RUN that fails leaves the reason of the one before. */
 	if (run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		atomic_fetch_or(&vcpu->attend, ATTEND_FAULT);

@@ -28,7 +28,7 @@ struct ckvm {
 	atomic_uint users; /* of the descriptor: open, and VMs that are */
 	int fd;
 	uint32_t fork_generation;
-	uint32_t flags; /* CKVM_NO_SYNC_REGS */
+	uint32_t flags; /* CKVM_NO_* */
 	bool hooked;
 	struct ckvm_hook hook;
 	int run_size;	    /* KVM_GET_VCPU_MMAP_SIZE */
@@ -105,6 +105,7 @@ struct ckvm_vm {
 	atomic_uint refs;  /* of the struct: others', and one for `users` */
 	atomic_uint users; /* of the kernel's VM: open, vCPUs, calls */
 	atomic_bool closed;
+	bool foreign; /* somebody else has a descriptor of it, too */
 	int fd;
 	struct ckvm *kvm;
 	pthread_mutex_t lock;	    /* lists, slots and the bus's writers */
@@ -282,6 +283,12 @@ void ckvm__unref(struct ckvm *kvm);
 
 /* An ioctl on /dev/kvm: a result or -errno. */
 int ckvm__kvm_ioctl(struct ckvm *kvm, unsigned long request, void *arg);
+/*
+ * Duplicates a descriptor that came from elsewhere, if /proc calls it `kind`
+ * and fewer than `size` other characters, which go to `rest`. -ENOTTY if it is
+ * something else.
+ */
+int ckvm__duplicate(int fd, const char *kind, char *rest, size_t size);
 
 uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
 
@@ -293,6 +300,9 @@ uint64_t ckvm__now(void); /* CLOCK_MONOTONIC, ns */
  */
 int ckvm__vm_hold(struct ckvm_vm *vm);
 void ckvm__vm_drop(struct ckvm_vm *vm);
+
+/* To be called before a descriptor from elsewhere is duplicated. */
+void ckvm__vm_adopting(void);
 
 /* An ioctl on the VM's descriptor: a result or -errno. */
 int ckvm__vm_ioctl(struct ckvm_vm *vm, unsigned long request, void *arg);
@@ -319,6 +329,8 @@ int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
 
 /* memory.c ---------------------------------------------------------------- */
 
+/* Takes all of it from a VM of which somebody else may have a descriptor. */
+void ckvm__memory_withdraw(struct ckvm_vm *vm);
 void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
 
 /* The first one with a byte of [first, last]. The caller has the lock. */
@@ -387,6 +399,9 @@ bool ckvm__buffer_append(struct ckvm_buffer *buffer, const void *data,
 
 /* Results of the loop's steps beside enum ckvm_end and -errno. */
 #define GO_ON INT32_MAX
+
+/* What the kernel will do with the exit when KVM_RUN is called again. */
+enum ckvm__open ckvm__opens(const struct kvm_run *run);
 
 /* A new exit: GO_ON when all of it is handled. */
 int ckvm__dispatch(struct ckvm_vcpu *vcpu);

@@ -88,6 +88,8 @@ static int insert(struct ckvm_vm *vm, struct ckvm_memory *memory,
 	if (ckvm__find_memory(vm, config->gpa,
 			      config->gpa + (config->bytes - 1)))
 		return ckvm__fail("memory", -EEXIST);
+	if (!(config->flags & CKVM_MEMORY_SLOT) && vm->foreign)
+		return ckvm__fail("slot", -EINVAL);
 	if (!(config->flags & CKVM_MEMORY_SLOT))
 		for (slot = 0; slot_taken(vm, slot);)
 			slot++;
@@ -240,6 +242,18 @@ void ckvm_memory_close(struct ckvm_memory *memory)
 	if (removed)
 		ckvm_memory_unref(memory);
 	ckvm_vm_unref(vm);
+}
+
+/* What the kernel cannot give up is never unmapped. */
+void ckvm__memory_withdraw(struct ckvm_vm *vm)
+{
+	struct ckvm_memory **at = &vm->memory;
+
+	while (*at)
+		if (set_region(*at, (*at)->gpa, 0))
+			*at = (*at)->next;
+		else
+			at = &(*at)->next;
 }
 
 void ckvm__memory_end(struct ckvm_vm *vm)

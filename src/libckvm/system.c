@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* /dev/kvm itself: opening it, and what it says about the kernel's KVM. */
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -91,38 +92,70 @@ static int ask(struct ckvm *kvm)
 	return 0;
 }
 
-int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
+static int copy_options(const struct ckvm_options *options,
+			struct ckvm_options *opt)
+{
+	memset(opt, 0, sizeof(*opt));
+	if (options)
+		memcpy(opt, options,
+		       options->size < sizeof(*opt) ? options->size
+						    : sizeof(*opt));
+	if (opt->flags & ~(CKVM_NO_SYNC_REGS | CKVM_NO_CLOEXEC))
+		return ckvm__fail("flags", -EINVAL);
+	return 0;
+}
+
+static struct ckvm *new_kvm(const struct ckvm_options *opt)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct ckvm_options opt = { 0 };
-	struct ckvm *kvm;
-	int error;
+	struct ckvm *kvm = calloc(1, sizeof(*kvm));
 
-	if (options)
-		memcpy(&opt, options,
-		       options->size < sizeof(opt) ? options->size
-						   : sizeof(opt));
-	if (opt.flags & ~CKVM_NO_SYNC_REGS)
-		return ckvm__fail("flags", -EINVAL);
 	pthread_once(&once, watch_forks);
-
-	kvm = calloc(1, sizeof(*kvm));
 	if (!kvm)
-		return ckvm__fail("malloc", -ENOMEM);
+		return NULL;
 	kvm->refs = 1;
 	kvm->users = 1;
-	kvm->flags = opt.flags;
+	kvm->flags = opt->flags;
 	kvm->fork_generation = ckvm__fork_generation;
 	kvm->opened_ns = ckvm__now();
 	kvm->opened_ticks = ckvm__ticks();
-	if (opt.hook) {
-		kvm->hook = *opt.hook;
+	if (opt->hook) {
+		kvm->hook = *opt->hook;
 		kvm->hooked = true;
 	}
+	return kvm;
+}
 
-	kvm->fd = open(opt.path ? opt.path : "/dev/kvm", O_RDWR | O_CLOEXEC);
+/* Opens the path, or duplicates what was received. */
+static int get_fd(const struct ckvm_options *opt, int from)
+{
+	bool cloexec = !(opt->flags & CKVM_NO_CLOEXEC);
+	int fd;
+
+	if (from >= 0) {
+		fd = fcntl(from, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
+		return fd < 0 ? ckvm__fail("fcntl", -errno) : fd;
+	}
+	fd = open(opt->path ? opt->path : "/dev/kvm",
+		  O_RDWR | (cloexec ? O_CLOEXEC : 0));
+	return fd < 0 ? ckvm__fail("open", -errno) : fd;
+}
+
+static int open_kvm(const struct ckvm_options *options, int from,
+		    struct ckvm **out)
+{
+	struct ckvm_options opt;
+	struct ckvm *kvm;
+	int error = copy_options(options, &opt);
+
+	if (error)
+		return error;
+	kvm = new_kvm(&opt);
+	if (!kvm)
+		return ckvm__fail("malloc", -ENOMEM);
+	kvm->fd = get_fd(&opt, from);
 	if (kvm->fd < 0) {
-		error = ckvm__fail("open", -errno);
+		error = kvm->fd;
 		goto err_free;
 	}
 	error = ask(kvm);
@@ -136,6 +169,18 @@ err_close:
 err_free:
 	free(kvm);
 	return error;
+}
+
+int ckvm_open(const struct ckvm_options *options, struct ckvm **out)
+{
+	return open_kvm(options, -1, out);
+}
+
+int ckvm_from_fd(int fd, const struct ckvm_options *options, struct ckvm **out)
+{
+	if (fd < 0)
+		return ckvm__fail("fcntl", -EBADF);
+	return open_kvm(options, fd, out);
 }
 
 struct ckvm *ckvm_ref(struct ckvm *kvm)
@@ -161,4 +206,30 @@ void ckvm_close(struct ckvm *kvm)
 int ckvm_fd(const struct ckvm *kvm)
 {
 	return kvm->fd;
+}
+
+int ckvm__duplicate(int fd, const char *kind, char *rest, size_t size)
+{
+	char path[32], name[64];
+	ssize_t length;
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0)
+		return ckvm__fail("fcntl", -errno);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", copy);
+	length = readlink(path, name, sizeof(name) - 1);
+	if (length < 0) {
+		int error = ckvm__fail("readlink", -errno);
+
+		close(copy);
+		return error;
+	}
+	name[length] = 0;
+	if (strncmp(name, kind, strlen(kind)) ||
+	    strlen(name) - strlen(kind) >= size) {
+		close(copy);
+		return ckvm__fail("from_fd", -ENOTTY);
+	}
+	strcpy(rest, name + strlen(kind));
+	return copy;
 }

@@ -45,6 +45,31 @@ int ckvm_vcpu_enable_cap(struct ckvm_vcpu *vcpu,
 	return ckvm__vcpu_ioctl(vcpu, KVM_ENABLE_CAP, (void *)(uintptr_t)cap);
 }
 
+/*
+ * In bytes of the run page that are nobody's: two objects that run one vCPU
+ * would each trust a page that the other lets the kernel change.
+ */
+static const char mark[] = { 'c', 'k', 'v', 'm' };
+
+static bool is_marked(const struct kvm_run *run)
+{
+	return !memcmp(run->padding1, mark, sizeof(mark));
+}
+
+static void take_page(struct kvm_run *run)
+{
+	memcpy(run->padding1, mark, sizeof(mark));
+}
+
+/* Somebody else may go on with the vCPU. */
+static void leave_page(struct kvm_run *run)
+{
+	memset(run->padding1, 0, sizeof(mark));
+	run->immediate_exit = 0;
+	run->kvm_valid_regs = 0;
+	run->kvm_dirty_regs = 0;
+}
+
 static int map_run(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm *kvm = vcpu->kvm;
@@ -61,21 +86,26 @@ static int map_run(struct ckvm_vcpu *vcpu)
 	return 0;
 }
 
-/* False: the VM was closed meanwhile, and all its vCPUs. */
-static bool link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
+/* -EBADF: the VM was closed meanwhile, and all its vCPUs. */
+static int link_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
 {
-	bool open;
+	const struct ckvm_vcpu *other;
+	int error = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	open = !vm->closed;
+	for (other = vm->vcpus; other; other = other->next)
+		if (other->id == vcpu->id && !other->closed)
+			error = ckvm__fail("from_fd", -EEXIST);
+	if (vm->closed)
+		error = ckvm__fail("closed", -EBADF);
 	if (vm->bus.batches)
 		vcpu->attend |= ATTEND_BATCH;
-	if (open) {
+	if (!error) {
 		vcpu->next = vm->vcpus;
 		vm->vcpus = vcpu;
 	}
 	pthread_mutex_unlock(&vm->lock);
-	return open;
+	return error;
 }
 
 static void unlink_vcpu(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu)
@@ -106,26 +136,28 @@ static struct ckvm_vcpu *new_vcpu(struct ckvm_vm *vm, unsigned long id)
 	return vcpu;
 }
 
-/* With the VM held; what is created goes on holding it. */
-static int create(struct ckvm_vm *vm, unsigned long id, struct ckvm_vcpu **out)
+/*
+ * With the VM held, which what is made of the descriptor goes on holding. Takes
+ * the descriptor over; what is no descriptor is the error.
+ */
+static int begin(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu, int fd,
+		 struct ckvm_vcpu **out)
 {
-	struct ckvm_vcpu *vcpu = new_vcpu(vm, id);
-	int error;
+	int error = fd;
 
-	if (!vcpu)
-		return ckvm__fail("malloc", -ENOMEM);
-	vcpu->fd = ckvm__ioctl(vm->kvm, vm->fd, KVM_CREATE_VCPU, (void *)id);
-	if (vcpu->fd < 0) {
-		error = vcpu->fd;
+	if (fd < 0)
 		goto err_free;
-	}
+	vcpu->fd = fd;
 	error = map_run(vcpu);
 	if (error)
 		goto err_close;
-	if (!link_vcpu(vm, vcpu)) {
-		error = ckvm__fail("closed", -EBADF);
+	error = is_marked(vcpu->run) ? ckvm__fail("from_fd", -EBUSY)
+				     : link_vcpu(vm, vcpu);
+	if (error)
 		goto err_unmap;
-	}
+	take_page(vcpu->run);
+	/* One from elsewhere may have been left in the middle of an access. */
+	vcpu->open = (uint8_t)ckvm__opens(vcpu->run);
 	ckvm_vm_ref(vm);
 	*out = vcpu;
 	return 0;
@@ -133,10 +165,21 @@ static int create(struct ckvm_vm *vm, unsigned long id, struct ckvm_vcpu **out)
 err_unmap:
 	munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
 err_close:
-	close(vcpu->fd);
+	close(fd);
 err_free:
 	free(vcpu);
 	return error;
+}
+
+static int create(struct ckvm_vm *vm, unsigned long id, struct ckvm_vcpu **out)
+{
+	struct ckvm_vcpu *vcpu = new_vcpu(vm, id);
+
+	if (!vcpu)
+		return ckvm__fail("malloc", -ENOMEM);
+	return begin(vm, vcpu,
+		     ckvm__ioctl(vm->kvm, vm->fd, KVM_CREATE_VCPU, (void *)id),
+		     out);
 }
 
 int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
@@ -151,6 +194,54 @@ int ckvm_vm_create_vcpu(struct ckvm_vm *vm, unsigned long id,
 	if (error)
 		return error;
 	error = create(vm, id, out);
+	if (error)
+		ckvm__vm_drop(vm);
+	return error;
+}
+
+/* The kernel refuses what another process has created, with EIO. */
+static int adopt_fd(struct ckvm_vm *vm, int from, unsigned long *id)
+{
+	struct kvm_mp_state state;
+	char rest[12], *end;
+	int error, fd;
+
+	fd = ckvm__duplicate(from, "anon_inode:kvm-vcpu:", rest, sizeof(rest));
+	if (fd < 0)
+		return fd;
+	*id = strtoul(rest, &end, 10);
+	error = *end || !*rest
+			? ckvm__fail("from_fd", -ENOTTY)
+			: ckvm__ioctl(vm->kvm, fd, KVM_GET_MP_STATE, &state);
+	if (!error)
+		return fd;
+	close(fd);
+	return error;
+}
+
+static int adopt(struct ckvm_vm *vm, int from, struct ckvm_vcpu **out)
+{
+	unsigned long id = 0;
+	int fd = adopt_fd(vm, from, &id);
+	struct ckvm_vcpu *vcpu;
+
+	if (fd < 0)
+		return fd;
+	vcpu = new_vcpu(vm, id);
+	if (vcpu)
+		return begin(vm, vcpu, fd, out);
+	close(fd);
+	return ckvm__fail("malloc", -ENOMEM);
+}
+
+int ckvm_vm_vcpu_from_fd(struct ckvm_vm *vm, int fd, struct ckvm_vcpu **out)
+{
+	int error = ckvm__vm_hold(vm);
+
+	if (error)
+		return error;
+	ckvm__vm_adopting();
+	error = adopt(vm, fd, out);
 	if (error)
 		ckvm__vm_drop(vm);
 	return error;
@@ -199,10 +290,12 @@ void ckvm__vcpu_release(struct ckvm_vcpu *vcpu)
 	struct ckvm_vm *vm = vcpu->vm;
 
 	unlink_vcpu(vm, vcpu);
-	if (!ckvm__check_process(vcpu->kvm))
+	if (!ckvm__check_process(vcpu->kvm)) {
+		leave_page(vcpu->run);
 		mmap(vcpu->run, (size_t)vcpu->kvm->run_size,
 		     PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	}
 	close(vcpu->fd);
 	ckvm__vm_drop(vm);
 	ckvm_vcpu_unref(vcpu);

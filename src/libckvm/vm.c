@@ -21,14 +21,24 @@ int ckvm__vm_hold(struct ckvm_vm *vm)
 	return 0;
 }
 
+/* What came from elsewhere may be a descriptor of a VM that is here already. */
+static atomic_bool adopting;
+
+void ckvm__vm_adopting(void)
+{
+	atomic_store(&adopting, true);
+}
+
 /*
  * The last vCPU is gone: with the VM's own descriptor closed the kernel has let
- * go of the memory, and not before.
+ * go of the memory, and not before. One that lives on has to be told.
  */
 static void release(struct ckvm_vm *vm)
 {
-	close(vm->fd);
 	pthread_mutex_lock(&vm->lock);
+	if (vm->foreign || atomic_load(&adopting))
+		ckvm__memory_withdraw(vm);
+	close(vm->fd);
 	ckvm__memory_end(vm);
 	ckvm__bus_end(vm);
 	pthread_mutex_unlock(&vm->lock);
@@ -53,26 +63,28 @@ static int create_fd(struct ckvm *kvm, unsigned long type)
 	return fd;
 }
 
-int ckvm_create_vm(struct ckvm *kvm, unsigned long type, struct ckvm_vm **out)
+/* What both ways to a VM need first. */
+static int prepare(struct ckvm *kvm, struct ckvm_vm **out)
 {
-	struct ckvm_vm *vm;
-	int error;
+	int error = ckvm__check_process(kvm);
 
-	error = ckvm__check_process(kvm);
 	if (!error)
 		error = ckvm__install_kick_signal();
 	if (error)
 		return error;
+	*out = calloc(1, sizeof(**out));
+	return *out ? 0 : ckvm__fail("malloc", -ENOMEM);
+}
 
-	vm = calloc(1, sizeof(*vm));
-	if (!vm)
-		return ckvm__fail("malloc", -ENOMEM);
-	vm->fd = create_fd(kvm, type);
-	if (vm->fd < 0) {
-		error = vm->fd;
+/* Takes the descriptor over; what is no descriptor is the error. */
+static int begin(struct ckvm *kvm, struct ckvm_vm *vm, int fd,
+		 struct ckvm_vm **out)
+{
+	if (fd < 0) {
 		free(vm);
-		return error;
+		return fd;
 	}
+	vm->fd = fd;
 	vm->refs = 1;
 	vm->users = 1;
 	vm->kvm = ckvm_ref(kvm);
@@ -81,6 +93,42 @@ int ckvm_create_vm(struct ckvm *kvm, unsigned long type, struct ckvm_vm **out)
 	pthread_mutex_init(&vm->ring_lock, NULL);
 	*out = vm;
 	return 0;
+}
+
+int ckvm_create_vm(struct ckvm *kvm, unsigned long type, struct ckvm_vm **out)
+{
+	struct ckvm_vm *vm;
+	int error = prepare(kvm, &vm);
+
+	return error ? error : begin(kvm, vm, create_fd(kvm, type), out);
+}
+
+/* The kernel refuses what another process has created, with EIO. */
+static int adopt_fd(struct ckvm *kvm, int from)
+{
+	char rest[1];
+	int error, fd = ckvm__duplicate(from, "anon_inode:kvm-vm", rest, 1);
+
+	if (fd < 0)
+		return fd;
+	error = ckvm__ioctl(kvm, fd, KVM_CHECK_EXTENSION,
+			    (void *)KVM_CAP_USER_MEMORY);
+	if (error >= 0)
+		return fd;
+	close(fd);
+	return error;
+}
+
+int ckvm_vm_from_fd(struct ckvm *kvm, int fd, struct ckvm_vm **out)
+{
+	struct ckvm_vm *vm;
+	int error = prepare(kvm, &vm);
+
+	if (error)
+		return error;
+	vm->foreign = true;
+	ckvm__vm_adopting();
+	return begin(kvm, vm, adopt_fd(kvm, fd), out);
 }
 
 struct ckvm_vm *ckvm_vm_ref(struct ckvm_vm *vm)

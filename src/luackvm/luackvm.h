@@ -505,6 +505,7 @@ void luackvm_adopt(lua_State *L, int vm);
 void luackvm_disown(lua_State *L, int vm, int child);
 
 int luackvm_create_vcpu(lua_State *L); /* vcpu.c */
+int luackvm_vcpu_from_fd(lua_State *L);
 void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box);
 int luackvm_add_memory(lua_State *L); /* memory.c */
 int luackvm_move_memory(lua_State *L);
@@ -524,6 +525,11 @@ int luackvm_attach_io(lua_State *L); /* bus.c */
 int luackvm_attach_mmio(lua_State *L);
 int luackvm_new_buffer(lua_State *L); /* buffer.c */
 int luackvm_open(lua_State *L);	      /* system.c */
+int luackvm_from_fd(lua_State *L);
+
+/* A descriptor's number; and the error of one from elsewhere. */
+int luackvm_arg_fd(lua_State *L, int arg);
+int luackvm_fail_fd(lua_State *L, int error, int fd, const char *kind);
 
 /* A capability, by name or number. */
 unsigned int luackvm_arg_cap(lua_State *L, int arg);

@@ -112,6 +112,10 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 	struct ckvm_memory *other = NULL;
 	const char *step = ckvm_errop();
 
+	if (!strcmp(step, "slot") && error == -EINVAL)
+		return luackvm_fail(L, error,
+				    "needed, since this VM comes from "
+				    "elsewhere, and may have others");
 	if (!strcmp(step, "slot"))
 		return luackvm_fail(L, error, "slot %d is taken",
 				    (int)config->slot);

@@ -10,6 +10,7 @@ static const struct luackvm_type *const types[] = {
 
 static const luaL_Reg functions[] = {
 	{ "open", luackvm_open },
+	{ "from_fd", luackvm_from_fd },
 	{ "buffer", luackvm_new_buffer },
 	{ "eventfd", luackvm_new_eventfd },
 	{ NULL, NULL },

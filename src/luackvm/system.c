@@ -4,39 +4,78 @@
 
 #include "luackvm.h"
 
-/* ckvm.open(path) or ckvm.open{ path =, sync_regs = }. */
-int luackvm_open(lua_State *L)
+/* What ckvm.open and ckvm.from_fd have in common, of the table at 1. */
+static void read_options(lua_State *L, const char *who, const char *first,
+			 struct ckvm_options *options)
 {
-	static const char *const keys[] = { "path", "sync_regs", NULL };
+	const char *const keys[] = { first, "sync_regs", "cloexec", NULL };
+
+	luackvm_check_keys(L, 1, who, keys);
+	if (luackvm_has(L, 1, "sync_regs") && !luackvm_flag(L, 1, "sync_regs"))
+		options->flags |= CKVM_NO_SYNC_REGS;
+	if (luackvm_has(L, 1, "cloexec") && !luackvm_flag(L, 1, "cloexec"))
+		options->flags |= CKVM_NO_CLOEXEC;
+	luackvm_get(L, 1, first);
+	lua_replace(L, 1);
+}
+
+/* Of the path, or else of the descriptor; pushes the object. */
+static int open_kvm(lua_State *L, struct ckvm_options *options, int fd,
+		    const char *what)
+{
 	struct ckvm_lua *lua = ckvm_lua_get(L);
-	struct ckvm_options options = { .size = sizeof(options) };
-	struct luackvm_box *box;
+	struct luackvm_box *box = luackvm_new_box(L, &luackvm_system);
 	struct ckvm *kvm;
 	bool tried = false;
 	int error;
 
-	if (lua_istable(L, 1)) {
-		luackvm_check_keys(L, 1, "open", keys);
-		if (luackvm_has(L, 1, "sync_regs") &&
-		    !luackvm_flag(L, 1, "sync_regs"))
-			options.flags |= CKVM_NO_SYNC_REGS;
-		luackvm_get(L, 1, "path");
-		lua_replace(L, 1);
-	}
-	lua_settop(L, 1);
-	options.path =
-		lua_isnil(L, 1) ? "/dev/kvm" : luackvm_text(L, 1, "path");
 	if (lua->hooked)
-		options.hook = &lua->hook;
-	box = luackvm_new_box(L, &luackvm_system);
+		options->hook = &lua->hook;
 	do
-		error = ckvm_open(&options, &kvm);
+		error = options->path ? ckvm_open(options, &kvm)
+				      : ckvm_from_fd(fd, options, &kvm);
 	while (error && luackvm_retry(L, error, &tried));
 	if (error)
-		return luackvm_fail(L, error, "%s: %s", options.path,
+		return luackvm_fail(L, error, "%s: %s", what,
 				    luackvm_hint(error));
 	luackvm_fill(L, box, kvm, true);
 	return 1;
+}
+
+/* ckvm.open(path) or ckvm.open{ path =, sync_regs =, cloexec = }. */
+int luackvm_open(lua_State *L)
+{
+	struct ckvm_options options = { .size = sizeof(options) };
+
+	if (lua_istable(L, 1))
+		read_options(L, "open", "path", &options);
+	lua_settop(L, 1);
+	options.path =
+		lua_isnil(L, 1) ? "/dev/kvm" : luackvm_text(L, 1, "path");
+	return open_kvm(L, &options, -1, options.path);
+}
+
+int luackvm_arg_fd(lua_State *L, int arg)
+{
+	lua_Integer fd = luackvm_to_integer(L, arg, "fd");
+
+	if (fd < 0 || fd > INT32_MAX)
+		luaL_error(L, "fd: %I is no descriptor", fd);
+	return (int)fd;
+}
+
+/* ckvm.from_fd(fd) or ckvm.from_fd{ fd =, sync_regs =, cloexec = }. */
+int luackvm_from_fd(lua_State *L)
+{
+	struct ckvm_options options = { .size = sizeof(options) };
+	int fd;
+
+	if (lua_istable(L, 1))
+		read_options(L, "from_fd", "fd", &options);
+	lua_settop(L, 1);
+	fd = luackvm_arg_fd(L, 1);
+	return open_kvm(L, &options, fd,
+			lua_pushfstring(L, "descriptor %d", fd));
 }
 
 static void end(void *object)
@@ -145,12 +184,46 @@ static int create_vm(lua_State *L)
 	return 1;
 }
 
+static int vm_from_fd(lua_State *L)
+{
+	int fd = luackvm_arg_fd(L, 2), error;
+	struct luackvm_box *box;
+	struct ckvm_vm *vm;
+	bool tried = false;
+
+	luackvm_check(L, 1, &luackvm_system);
+	box = luackvm_new_box(L, &luackvm_vm);
+	do
+		error = ckvm_vm_from_fd(luackvm_check(L, 1, &luackvm_system),
+					fd, &vm);
+	while (error && luackvm_retry(L, error, &tried));
+	if (error)
+		return luackvm_fail_fd(L, error, fd, "VM");
+	luackvm_fill_vm(L, box, vm, true);
+	return 1;
+}
+
+int luackvm_fail_fd(lua_State *L, int error, int fd, const char *kind)
+{
+	if (error == -ENOTTY)
+		return luackvm_fail(L, error, "descriptor %d is no %s's", fd,
+				    kind);
+	if (error == -EIO)
+		return luackvm_fail(L, error,
+				    "descriptor %d: the %s is another "
+				    "process's, which KVM serves alone",
+				    fd, kind);
+	return luackvm_fail(L, error, "descriptor %d: %s", fd,
+			    luackvm_hint(error));
+}
+
 static const luaL_Reg system_methods[] = {
 	{ "get_api_version", get_api_version },
 	{ "get_vcpu_mmap_size", get_vcpu_mmap_size },
 	{ "check_extension", check_extension },
 	{ "capabilities", capabilities },
 	{ "create_vm", create_vm },
+	{ "vm_from_fd", vm_from_fd },
 	{ NULL, NULL },
 };
 

@@ -78,6 +78,25 @@ int luackvm_create_vcpu(lua_State *L)
 	return 1;
 }
 
+int luackvm_vcpu_from_fd(lua_State *L)
+{
+	int fd = luackvm_arg_fd(L, 2), error;
+	struct luackvm_box *box;
+	struct ckvm_vcpu *vcpu;
+	bool tried = false;
+
+	luackvm_check(L, 1, &luackvm_vm);
+	box = luackvm_new_box(L, &luackvm_vcpu);
+	do
+		error = ckvm_vm_vcpu_from_fd(luackvm_check(L, 1, &luackvm_vm),
+					     fd, &vcpu);
+	while (error && luackvm_retry(L, error, &tried));
+	if (error)
+		return luackvm_fail_fd(L, error, fd, "vCPU");
+	luackvm_fill_vcpu(L, 1, box, vcpu, true);
+	return 1;
+}
+
 /* vm.vcpus: a fresh list, by id. The VM's box is at 1. */
 void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 {

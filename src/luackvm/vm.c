@@ -144,6 +144,7 @@ static int on(lua_State *L)
 static const luaL_Reg vm_methods[] = {
 	{ "check_extension", check_extension },
 	{ "create_vcpu", luackvm_create_vcpu },
+	{ "vcpu_from_fd", luackvm_vcpu_from_fd },
 	{ "add_memory", luackvm_add_memory },
 	{ "move_memory", luackvm_move_memory },
 	{ "dirty_pages", luackvm_dirty_pages },
