@@ -113,7 +113,8 @@ describe("ckvm-lua:", function()
 
     it("names every option and the directory of the scripts", function()
       local _, output = run("--help")
-      for option in ("-e -l -i -v -h -E -W --version --help --trace-ioctl"):gmatch("%S+") do
+      local options = "-e -l -i -v -h -E -W --version --help --trace-ioctl --probe --json"
+      for option in options:gmatch("%S+") do
         contains("  " .. option:gsub("^%-%-", ""), (output:gsub("%-%-(%l)", "  %1")))
       end
       assert.matches("\n/[^\n]*/scripts%.\n$", output)

@@ -33,6 +33,17 @@ describe("ckvm", function()
   end)
 end)
 
+describe("ckvm.now", function()
+  it("is a time in seconds that goes on", function()
+    local before = ckvm.now()
+    assert.equal("float", math.type(before))
+    local count = 0
+    while ckvm.now() == before do count = count + 1 end
+    assert.is_true(ckvm.now() > before)
+    assert.is_true(ckvm.now() - before < 60, count)
+  end)
+end)
+
 describe("ckvm.open", function()
   before_each(support.need_kvm)
 

@@ -22,6 +22,7 @@ struct options {
 	char **argv;
 	int script; /* its index in argv; argc for none */
 	int version, interactive, no_environment;
+	int probe, json;
 	FILE *trace;
 	int statements; /* how many of the actions are -e */
 	int count;
@@ -57,6 +58,7 @@ int host_load_file(lua_State *L, const char *path); /* NULL: stdin */
 int host_run_init(lua_State *L);
 int host_run_actions(lua_State *L, const struct options *options);
 int host_run_script(lua_State *L, const struct options *options);
+int host_run_probe(lua_State *L, int json);
 
 /* prompt.c */
 void host_interact(lua_State *L);

@@ -52,6 +52,8 @@ static void print_help(void)
 	      "  -W             turn warnings on\n"
 	      "  --trace-ioctl[=FILE]\n"
 	      "                 print each ioctl on standard error, or to FILE\n"
+	      "  --probe        try what the KVM of this host can do\n"
+	      "  --json         with --probe: print that as JSON\n"
 	      "  --             end of the options\n"
 	      "  -              run standard input\n"
 	      "\n"
@@ -111,11 +113,13 @@ static int run_all(lua_State *L, const struct options *options)
 		status = host_run_script(L, options);
 	if (status != LUA_OK)
 		return status;
-	if (options->interactive) {
+	if (options->probe)
+		status = host_run_probe(L, options->json);
+	if (status == LUA_OK && options->interactive) {
 		host_interact(L);
 		return LUA_OK;
 	}
-	return has_script ? LUA_OK : run_input(L, options);
+	return has_script || options->probe ? status : run_input(L, options);
 }
 
 static int protected_main(lua_State *L)
@@ -186,6 +190,12 @@ static int take_option(struct options *options, int option)
 	case 'E':
 		options->no_environment = 1;
 		return -1;
+	case 'p':
+		options->probe = 1;
+		return -1;
+	case 'j':
+		options->json = 1;
+		return -1;
 	case 't':
 		return open_trace(options, optarg) ? STATUS_ERROR : -1;
 	case 'h':
@@ -195,12 +205,26 @@ static int take_option(struct options *options, int option)
 	return wrong_use();
 }
 
+/* Returns as take_option does. */
+static int check_options(const struct options *options)
+{
+	if (options->json && !options->probe)
+		fputs(PROGRAM ": --json goes with --probe\n", stderr);
+	else if (options->probe && options->script < options->argc)
+		fputs(PROGRAM ": --probe takes no script\n", stderr);
+	else
+		return -1;
+	return wrong_use();
+}
+
 static int take_options(struct options *options)
 {
 	static const struct option longs[] = {
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'v' },
 		{ "trace-ioctl", optional_argument, NULL, 't' },
+		{ "probe", no_argument, NULL, 'p' },
+		{ "json", no_argument, NULL, 'j' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int option, status = -1;
@@ -211,7 +235,7 @@ static int take_options(struct options *options)
 				     longs, NULL)) != -1)
 		status = take_option(options, option);
 	options->script = optind;
-	return status;
+	return status < 0 ? check_options(options) : status;
 }
 
 int main(int argc, char **argv)

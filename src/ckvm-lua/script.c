@@ -186,3 +186,24 @@ int host_run_init(lua_State *L)
 		return host_run(L, host_load_file(L, init + 1), 0);
 	return host_run(L, load_string(L, init, name), 0);
 }
+
+/* --probe: the module prints, or says why there is no KVM. */
+int host_run_probe(lua_State *L, int json)
+{
+	int status;
+
+	lua_getglobal(L, "require");
+	lua_pushliteral(L, "ckvm.probe");
+	status = host_call(L, 1, 1);
+	if (status == LUA_OK) {
+		lua_getfield(L, -1, "main");
+		lua_pushboolean(L, json);
+		status = host_call(L, 1, 1);
+		lua_remove(L, -2);
+	}
+	if (status == LUA_OK && lua_isstring(L, -1))
+		status = LUA_ERRRUN;
+	if (status == LUA_OK)
+		lua_pop(L, 1);
+	return host_report(L, status);
+}

@@ -8,11 +8,35 @@ static const struct luackvm_type *const types[] = {
 	&luackvm_eventfd, &luackvm_stats, &luackvm_device,
 };
 
+/* ckvm.now(): seconds, by the clock of timeouts. */
+static int now(lua_State *L)
+{
+	lua_pushnumber(L, (lua_Number)luackvm_now() / 1e9);
+	return 1;
+}
+
+/* ckvm.probe(options): of a module in Lua, which few programs need. */
+static int probe(lua_State *L)
+{
+	int count = lua_gettop(L);
+
+	lua_getglobal(L, "require");
+	lua_pushliteral(L, "ckvm.probe");
+	lua_call(L, 1, 1);
+	lua_getfield(L, -1, "run");
+	lua_replace(L, -2);
+	lua_insert(L, 1);
+	lua_call(L, count, 1);
+	return 1;
+}
+
 static const luaL_Reg functions[] = {
 	{ "open", luackvm_open },
 	{ "from_fd", luackvm_from_fd },
 	{ "buffer", luackvm_new_buffer },
 	{ "eventfd", luackvm_new_eventfd },
+	{ "now", now },
+	{ "probe", probe },
 	{ NULL, NULL },
 };
 

@@ -1,0 +1,51 @@
+-- What KVM can do about exits: queue writes, share registers, leave MSRs to the host.
+
+local guest = require "ckvm.probe.guest"
+
+local WRITES <const> = 3
+local BEFORE <const>, AFTER <const> = 0x11223344, 0x55667788 -- values of a register
+
+local exits = {}
+
+-- Writes that the kernel queues come all at once, with the exit of something else.
+local function queued(kvm, code, attach)
+  local one <close> = guest.new(kvm, "real", code:rep(WRITES) .. guest.OUT_END)
+  local range, count = { batch = true, write = function() end }, 0
+  function range.write() count = count + 1 end
+  attach(one, range)
+  one:enter { rbx = guest.MMIO }
+  local ended = one:run()
+  local total = one.vcpu.stats.total
+  if ended == "end" and count == WRITES and total == 1 then return true end
+  return false, ("ends in %s, %d of %d writes, %d exits"):format(ended, count, WRITES, total)
+end
+
+function exits.coalesced_pio(kvm)
+  return queued(kvm, "\xe6\x10", function(one, range)
+    range.port = guest.PORT
+    one.vm:attach_io(range)
+  end)
+end
+
+function exits.coalesced_mmio(kvm)
+  return queued(kvm, "\x88\x07", function(one, range) -- mov %al, (%bx)
+    range.gpa, range.size = guest.MMIO, guest.PAGE
+    one.vm:attach_mmio(range)
+  end)
+end
+
+--- Registers that are read and written at an exit, through the run page where there is one.
+function exits.sync_regs(kvm)
+  if kvm:check_extension("sync_regs") == 0 then return false, "not there" end
+  -- mov $BEFORE, %eax; out; mov %eax, (%bx)
+  local one <close> = guest.new(kvm, "real", "\x66\xb8" .. string.pack("<I4", BEFORE) .. "\xe6\x10"
+    .. "\x66\x89\x07" .. guest.OUT_END)
+  one.vm:attach_io { port = guest.PORT, write = function(_, _, _, vcpu)
+    if vcpu.regs.rax == BEFORE then vcpu.regs.rax = AFTER end
+  end }
+  local ended = one:run()
+  if ended == "end" and one.vm:read_u32(guest.DATA) == AFTER then return true end
+  return false, "registers read or written at an exit are wrong"
+end
+
+return exits

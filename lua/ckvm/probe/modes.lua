@@ -1,0 +1,77 @@
+-- The modes: which run, how fast, and what an exit costs there.
+
+local guest = require "ckvm.probe.guest"
+
+local TIME <const>, TIMES <const> = 0.001, 4 -- seconds; the best counts, for the host is busy
+local EMULATED <const> = 1 / 100 -- of an exit: what costs more is no instruction of a CPU's
+
+local INC <const> = { -- inc %ecx or %rcx, which counts 2^32 before it is 0 again
+  real = "\x66\x41", protected = "\x41", long = "\x48\xff\xc1", user = "\x48\xff\xc1",
+}
+local OUT <const> = "\xe6\x10"   -- out %al, $PORT
+local STORE <const> = "\x88\x07" -- mov %al, (%rdi), or (%bx)
+
+-- Code that starts over when it is done.
+local function endless(code)
+  return code .. "\xeb" .. string.char(256 - #code - 2) -- jmp
+end
+
+local function rounds_of(one, stats, name)
+  return name == "loop" and one.vcpu.regs.rcx or stats[name]
+end
+
+-- Seconds of a round of the loop. `counter` tells how many rounds there were: a name of
+-- vcpu.stats, or "loop", which counts in rcx.
+local function time(one, counter)
+  local best = math.huge
+  for _ = 1, TIMES do
+    local before = one.vcpu.stats
+    local from = rounds_of(one, before, counter)
+    local ended = one:run(TIME)
+    local after = one.vcpu.stats
+    local rounds = rounds_of(one, after, counter) - from
+    if ended ~= "timeout" then error("the guest ends in " .. ended, 0) end
+    if rounds > 0 then best = math.min(best, (after.guest_time - before.guest_time) / rounds) end
+  end
+  if best == math.huge then error("not one round in time", 0) end
+  return best
+end
+
+local modes = {}
+
+--- Nanoseconds an instruction.
+function modes.instruction_ns(kvm, mode)
+  local one <close> = guest.new(kvm, mode, endless(INC[mode]))
+  return time(one, "loop") / 2 * 1e9
+end
+
+--- Microseconds of an OUT that is an exit to the host's user space, and back.
+function modes.out_us(kvm, mode)
+  local one <close> = guest.new(kvm, mode, endless(OUT))
+  one.vm:attach_io { port = guest.PORT, value = 0 }
+  return time(one, "total") * 1e6
+end
+
+--- The same of a store to an address without memory.
+function modes.mmio_us(kvm, mode)
+  local one <close> = guest.new(kvm, mode, endless(STORE))
+  one.vm:attach_mmio { gpa = guest.MMIO, size = guest.PAGE, value = 0 }
+  one:enter { rdi = guest.MMIO, rbx = guest.MMIO }
+  return time(one, "total") * 1e6
+end
+
+--- Microseconds of an OUT that the kernel queues.
+function modes.batched_out_us(kvm, mode)
+  local one <close> = guest.new(kvm, mode, endless(OUT))
+  one.vm:attach_io { port = guest.PORT, batch = true, write = function() end }
+  return time(one, "batched") * 1e6
+end
+
+--- "native" or "emulated": by speed alone. `measured` has what is known of the mode already.
+function modes.speed(kvm, mode, measured)
+  local instruction = measured.instruction_ns or modes.instruction_ns(kvm, mode)
+  local exit = measured.out_us or modes.out_us(kvm, mode)
+  return instruction > exit * 1000 * EMULATED and "emulated" or "native"
+end
+
+return modes
