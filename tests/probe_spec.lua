@@ -239,6 +239,29 @@ describe("ckvm.probe:", function()
       assert.equal(ended == "hlt" and vcpu.regs.rip == 0x2001 and "works" or ended, found.INT3)
     end)
 
+    it("cpuid", function()
+      local kvm, vm, vcpu = support.real_mode("\x0f\xa2\xf4") -- cpuid; hlt
+      vcpu:set_cpuid2 { { ["function"] = 0, eax = 1, ebx = 0x11, ecx = 0x22, edx = 0x33 } }
+      assert.equal("hlt", vcpu:run(support.LIMITS))
+      local regs = vcpu.regs
+      local same = regs.rbx == 0x11 and regs.rcx == 0x22 and regs.rdx == 0x33
+      assert.equal(same, ckvm.probe({ kvm = kvm, only = { "modes.real.cpuid" } }).modes.real.cpuid)
+      vm:close()
+    end)
+
+    it("enable_cap", function()
+      local vm <close> = ckvm.open():create_vm()
+      for _, name in ipairs { "x86_user_space_msr", "pmu_capability", "exception_payload" } do
+        assert.equal(pcall(vm.enable_cap, vm, name, 1), only("enable_cap." .. name), name)
+      end
+    end)
+
+    it("user_space_msr", function()
+      local _, vm, vcpu = support.real_mode("\x66\xb9\0\x4f\x4f\x47\x0f\x32\xf4") -- of 0x474f4f00
+      local enabled = pcall(vm.enable_cap, vm, "x86_user_space_msr", 2)
+      assert.equal(enabled and vcpu:run(support.LIMITS) == "x86_rdmsr", only "exits.user_space_msr")
+    end)
+
     it("coalesced_pio", function()
       local kvm <close> = ckvm.open()
       assert.equal(kvm:check_extension("coalesced_pio") > 0, only "exits.coalesced_pio")

@@ -29,6 +29,7 @@ probe.in_modes = {
   { "page_table_edit", "page table edits seen by", "memory" },
   { "dirty_log", "dirty log has stores", "memory" },
   { "fetch_dirties", "dirty log has fetches", "memory" },
+  { "cpuid", "CPUID is the vCPU's", "cpuid" },
   { "instructions", nil, "instructions" },
 }
 
@@ -43,7 +44,6 @@ probe.groups = {
     { "page_fault", "page fault to the IDT" },
     { "int3", "INT3 to the IDT" },
     { "int_n", "INT n, by its gate's DPL" },
-    { "cpuid", "CPUID is the vCPU's" },
     { "sse", "SSE" },
     { "avx", "AVX" },
     { "avx512", "AVX-512" },
@@ -53,7 +53,11 @@ probe.groups = {
     { "coalesced_mmio", "coalesced MMIO" },
     { "sync_regs", "registers in the run page" },
     { "readonly", "read-only memory", "memory" },
+    { "user_space_msr", "MSRs answered by the host" },
+    { "msr_filter", "MSR filter" },
   } },
+  { "enable_cap", "Capabilities that are taken by enable_cap",
+    require("ckvm.probe.enable_cap").entries },
   { "costs", "Costs", {
     { "regs_us", "registers got or set" },
     { "cpuid_us", "CPUID in ring 0 (no exit)" },
@@ -144,12 +148,13 @@ end
 --- Probes. `ckvm.probe` is this function.
 --
 -- The result is a table of tables: `capabilities` (values that are not 0, by name), `modes` by
--- name (`real`, `protected`, `long` for its ring 0, `user` for its ring 3), `ring3`, `exits` and
--- `costs`. In these a probe's result stands under its name: true or false, a word or a number,
--- whose unit (`_ns`, `_us`) ends the name; see `ckvm.probe.in_modes` and `groups` for the names.
--- `instructions` has "works" or what came instead, by name. `errors` has, by path
--- (`"ring3.syscall"`), why a probe has no result, `notes` what some add to theirs. Beside them
--- stand `ckvm`, `kernel`, `api_version`, `vcpu_mmap_size` and `seconds`, the time it all took.
+-- name (`real`, `protected`, `long` for its ring 0, `user` for its ring 3), `ring3`, `exits`,
+-- `enable_cap` and `costs`. In these a probe's result stands under its name: true or false, a word
+-- or a number, whose unit (`_ns`, `_us`) ends the name; see `in_modes` and `groups` of this module
+-- for the names. `instructions` has "works" or what came instead, by name. `errors` has, by path
+-- (`"ring3.syscall"`), why a probe has failed, `notes` what some add to their result, or why they
+-- have none. Beside them stand `ckvm`, `kernel`, `api_version`, `vcpu_mmap_size` and `seconds`, the
+-- time it all took.
 -- @tparam[opt] table options `kvm`, an open one to use; `only`, a list of paths or of their
 -- beginnings: `{ "ring3", "modes.user.speed" }`
 -- @treturn table

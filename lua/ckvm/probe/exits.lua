@@ -9,7 +9,7 @@ local exits = {}
 
 -- Writes that the kernel queues come all at once, with the exit of something else.
 local function queued(kvm, code, attach)
-  local one <close> = guest.new(kvm, "real", code:rep(WRITES) .. guest.OUT_END)
+  local one <close> = guest.new(kvm, "real", code:rep(WRITES))
   local range, count = { batch = true, write = function() end }, 0
   function range.write() count = count + 1 end
   attach(one, range)
@@ -39,13 +39,43 @@ function exits.sync_regs(kvm)
   if kvm:check_extension("sync_regs") == 0 then return false, "not there" end
   -- mov $BEFORE, %eax; out; mov %eax, (%bx)
   local one <close> = guest.new(kvm, "real", "\x66\xb8" .. string.pack("<I4", BEFORE) .. "\xe6\x10"
-    .. "\x66\x89\x07" .. guest.OUT_END)
+    .. "\x66\x89\x07")
   one.vm:attach_io { port = guest.PORT, write = function(_, _, _, vcpu)
     if vcpu.regs.rax == BEFORE then vcpu.regs.rax = AFTER end
   end }
   local ended = one:run()
   if ended == "end" and one.vm:read_u32(guest.DATA) == AFTER then return true end
   return false, "registers read or written at an exit are wrong"
+end
+
+local NO_MSR <const>, TSC <const> = 0x474f4f00, 0x10
+local UNKNOWN <const>, FILTER <const> = 2, 4 -- reasons for an exit
+
+-- mov $msr, %ecx; rdmsr; mov %eax, (%bx). The host answers AFTER.
+local function read_msr(kvm, msr, reason, filter)
+  local one <close> = guest.new(kvm, "real", "\x66\xb9" .. string.pack("<I4", msr)
+    .. "\x0f\x32\x66\x89\x07")
+  local enabled, refused = pcall(one.vm.enable_cap, one.vm, "x86_user_space_msr", reason)
+  if not enabled then return false, tostring(refused.code or refused) end
+  if filter then one.vm:x86_set_msr_filter(filter) end
+  one.vm:on("x86_rdmsr", function(exit)
+    if exit.index == msr then exit.data = AFTER end
+  end)
+  local ended = one:run()
+  if ended == "end" and one.vm:read_u32(guest.DATA) == AFTER then return true end
+  return false, ended == "end" and "the answer is lost" or "ends in " .. ended
+end
+
+function exits.user_space_msr(kvm)
+  return read_msr(kvm, NO_MSR, UNKNOWN)
+end
+
+function exits.msr_filter(kvm)
+  if kvm:check_extension("x86_msr_filter") == 0 then return false, "not there" end
+  return read_msr(kvm, TSC, FILTER, {
+    flags = "default_allow",
+    ranges = { { flags = "read", base = TSC, nmsrs = 1, bitmap = { false } } },
+  })
 end
 
 return exits

@@ -1,5 +1,6 @@
 -- The guests of ckvm.probe: 56 KiB of memory, code that starts in one of four modes, and stubs
--- that tell which exception came up. A guest ends by `out %al, $END`.
+-- that tell which exception came up. A guest ends by a port or, in ring 3, which may have none, by
+-- an address.
 
 local x86 = require "ckvm.x86"
 
@@ -14,13 +15,15 @@ guest.WINDOW = 0xe000                        -- a virtual page, of ring 3, mappe
 guest.FRAMES = { 0xc000, 0xd000 }            -- physical pages
 guest.WINDOW_ENTRY = 0xb000 + 0xe * 8        -- the entry of the window, in the last page table
 guest.MMIO = 0xf000                          -- no memory
-guest.PORT, guest.END, guest.DENIED = 0x10, 0x11, 0x20 -- ring 3 may use the first two
-guest.OUT_END = "\xe6\x11"                   -- out %al, $END
+guest.PORT, guest.DENIED = 0x10, 0x20        -- ring 3 may use the first by the TSS, not the second
 
 local SIZE <const>, STACK <const> = 0xe000, 0x4000
 local RING0_STACK <const>, STUBS <const>, STUB_SIZE <const> = 0x5000, 0x5000, 16
 local GDT <const>, TSS <const>, IDT <const>, TABLES <const> = 0x6000, 0x6100, 0x6800, 0x8000
-local TRAP <const> = 0xf0 -- the port of the stubs
+local TRAP <const>, END <const> = 0xf0, 0xf1 -- ports, of the stubs and of the end
+local END_ADDRESS <const> = guest.MMIO + 0xff0
+local OUT_END <const> = "\xe6" .. string.char(END) -- out %al, $END
+local STORE_END <const> = "\xa2" .. string.pack("<I8", END_ADDRESS) -- movabs %al, END_ADDRESS
 local VECTORS <const> = 64
 local GATES <const> = { [3] = 3, [0x30] = 3 } -- what ring 3 may raise by INT
 local LIMIT <const> = 0.2 -- seconds: far more than what is tried takes anywhere
@@ -56,11 +59,11 @@ local function build(vm)
     table.insert(vectors, string.pack("<I2I2", handlers[vector], 0))
     table.insert(stubs, "\xe6" .. string.char(TRAP) .. ("\xf4"):rep(STUB_SIZE - 2)) -- out; hlt
   end
-  local tss = x86.tss { rsp0 = RING0_STACK, ports = { guest.PORT, guest.END } }
+  local tss = x86.tss { rsp0 = RING0_STACK, ports = { guest.PORT } }
   local place = { base = TSS, limit = #tss - 1 }
   vm:write(0, table.concat(vectors)) -- of real mode
   vm:write(STUBS, table.concat(stubs))
-  vm:write(guest.USER_STUB, guest.OUT_END)
+  vm:write(guest.USER_STUB, STORE_END)
   vm:write(TSS, tss)
   vm:write(GDT, x86.gdt(place))
   vm:write(IDT, x86.idt(handlers, GATES))
@@ -77,7 +80,7 @@ function guest.new(kvm, mode, code, options)
   local self = setmetatable({ vm = vm, mode = mode, ram = vm:add_memory(memory) }, guest)
   self.tss = build(vm)
   self.vcpu = vm:create_vcpu(0)
-  vm:write(guest.CODE, code)
+  self:load(code)
   self:enter()
   return self
 end
@@ -88,9 +91,15 @@ end
 
 guest.__close = guest.close
 
+--- Puts the code in place, with the guest's end behind it.
+function guest:load(code)
+  self.vm:write(guest.CODE, code .. (self.mode == "user" and STORE_END or OUT_END))
+end
+
 --- Back to the start of the code, with these registers (rdi and rbx are DATA, so that one encoding
 -- means it in all modes).
 function guest:enter(regs)
+  self.vcpu:finish() -- an access that is open would undo a rip that is the same as before
   local start = { rip = guest.CODE, rsp = STACK, rflags = regs and regs.rflags }
   if self.mode == "long" or self.mode == "user" then
     start.cr3, start.tss = TABLES, self.tss
@@ -103,18 +112,17 @@ function guest:enter(regs)
   self.vcpu:set_regs(all)
 end
 
---- Runs it: returns `"end"` after `out %al, $END`, the name of the exception that came up, or what
+--- Runs it: returns `"end"` when its code is done, the name of the exception that came up, or what
 -- `vcpu:run` has returned; after an `io_out` also the port.
 function guest:run(seconds)
   local why = self.vcpu:run { timeout = seconds or LIMIT }
+  local exit = self.vcpu.exit
+  if why == "mmio_write" and exit.phys_addr == END_ADDRESS then return "end" end
   if why ~= "io_out" then return why end
-  local port = self.vcpu.exit.port
-  if port == TRAP then
+  if exit.port == TRAP then
     return guest.exception_name((self.vcpu.regs.rip - STUBS) // STUB_SIZE)
-  elseif port == guest.END then
-    return "end"
   end
-  return why, port
+  return exit.port == END and "end" or why, exit.port
 end
 
 --- The ring that the guest is in.

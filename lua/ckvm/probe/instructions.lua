@@ -3,10 +3,11 @@
 local guest = require "ckvm.probe.guest"
 local x86 = require "ckvm.x86"
 
-local SLICE <const>, ENOUGH <const> = 0.005, 0.015 -- seconds of a run, and of the CPU's time
+local SLICE <const>, ENOUGH <const> = 0.004, 0.008 -- seconds of a run, and of the CPU's time
 local SLICES <const> = 40 -- at most, for a host that is busy
 local MXCSR <const> = 0x1f80 -- as after reset; the first word of the data page
 local TSC <const> = 0x10     -- an MSR, in ecx
+local SSE <const> = x86.cr4.osfxsr | x86.cr4.osxmmexcpt
 
 -- Where an instruction is tried: r(eal mode), 0 (ring 0 of long mode), 3 (its ring 3).
 local ALL <const> = "r03"
@@ -78,10 +79,16 @@ local PLACES <const> = { real = "r", long = "0", user = "3" }
 
 local instructions = {}
 
--- A guest that runs it, with the port that IN, OUT, INS and OUTS use.
+-- A guest that runs it, with the port that IN, OUT, INS and OUTS use, and all that the KVM supports
+-- switched on.
 local function new_guest(kvm, mode)
   local one = guest.new(kvm, mode, "")
   one.vm:attach_io { port = guest.PORT, value = 0 }
+  one.vcpu:set_cpuid2(kvm:get_supported_cpuid())
+  one.cr4 = one.vcpu.sregs.cr4 | SSE
+  if pcall(one.vcpu.set_sregs, one.vcpu, { cr4 = one.cr4 | x86.cr4.osxsave }) then
+    one.cr4 = one.cr4 | x86.cr4.osxsave
+  end
   return one
 end
 
@@ -100,8 +107,9 @@ local function run(one, code, regs)
   for name, value in pairs(regs or {}) do all[name] = value end
   one.vm:fill(guest.DATA, guest.PAGE, 0)
   one.vm:write_u32(guest.DATA, MXCSR)
-  one.vm:write(guest.CODE, code .. guest.OUT_END)
+  one:load(code)
   one:enter(all)
+  one.vcpu:set_sregs { cr4 = one.cr4 }
   return run_enough(one)
 end
 

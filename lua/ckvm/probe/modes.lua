@@ -20,8 +20,8 @@ local function rounds_of(one, stats, name)
   return name == "loop" and one.vcpu.regs.rcx or stats[name]
 end
 
--- Seconds of a round of the loop. `counter` tells how many rounds there were: a name of
--- vcpu.stats, or "loop", which counts in rcx.
+-- Seconds of a round of the loop; nil and how it ended if it did. `counter` tells how many rounds
+-- there were: a name of vcpu.stats, or "loop", which counts in rcx.
 local function time(one, counter)
   local best = math.huge
   for _ = 1, TIMES do
@@ -30,11 +30,15 @@ local function time(one, counter)
     local ended = one:run(TIME)
     local after = one.vcpu.stats
     local rounds = rounds_of(one, after, counter) - from
-    if ended ~= "timeout" then error("the guest ends in " .. ended, 0) end
+    if ended ~= "timeout" then return nil, ended end
     if rounds > 0 then best = math.min(best, (after.guest_time - before.guest_time) / rounds) end
   end
-  if best == math.huge then error("not one round in time", 0) end
+  if best == math.huge then return nil, "too slow" end
   return best
+end
+
+local function microseconds(seconds, ended)
+  return seconds and seconds * 1e6, ended
 end
 
 local modes = {}
@@ -42,14 +46,15 @@ local modes = {}
 --- Nanoseconds an instruction.
 function modes.instruction_ns(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(INC[mode]))
-  return time(one, "loop") / 2 * 1e9
+  local seconds, ended = time(one, "loop")
+  return seconds and seconds / 2 * 1e9, ended
 end
 
 --- Microseconds of an OUT that is an exit to the host's user space, and back.
 function modes.out_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(OUT))
   one.vm:attach_io { port = guest.PORT, value = 0 }
-  return time(one, "total") * 1e6
+  return microseconds(time(one, "total"))
 end
 
 --- The same of a store to an address without memory.
@@ -57,20 +62,21 @@ function modes.mmio_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(STORE))
   one.vm:attach_mmio { gpa = guest.MMIO, size = guest.PAGE, value = 0 }
   one:enter { rdi = guest.MMIO, rbx = guest.MMIO }
-  return time(one, "total") * 1e6
+  return microseconds(time(one, "total"))
 end
 
 --- Microseconds of an OUT that the kernel queues.
 function modes.batched_out_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(OUT))
   one.vm:attach_io { port = guest.PORT, batch = true, write = function() end }
-  return time(one, "batched") * 1e6
+  return microseconds(time(one, "batched"))
 end
 
 --- "native" or "emulated": by speed alone. `measured` has what is known of the mode already.
 function modes.speed(kvm, mode, measured)
   local instruction = measured.instruction_ns or modes.instruction_ns(kvm, mode)
-  local exit = measured.out_us or modes.out_us(kvm, mode)
+  local exit = measured.mmio_us or modes.mmio_us(kvm, mode)
+  if not (instruction and exit) then return nil, "unmeasured" end
   return instruction > exit * 1000 * EMULATED and "emulated" or "native"
 end
 

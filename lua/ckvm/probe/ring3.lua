@@ -13,7 +13,7 @@ local ring3 = {}
 
 -- Runs it, from the start: how it ended, and in which ring.
 local function run(one, code, regs)
-  one.vm:write(guest.CODE, code .. guest.OUT_END)
+  one:load(code)
   one:enter(regs)
   local ended, port = one:run()
   return ended, one:ring(), port
@@ -73,33 +73,18 @@ function ring3.iopl(kvm)
   return false, ("OUT: %s, CLI: %s"):format(out, cli == "end" and "works" or cli)
 end
 
--- mov $msr, %ecx; mov $value, %eax; mov $value >> 32, %edx; wrmsr
-local function wrmsr(msr, value)
-  return string.pack("<BI4BI4BI4BB", 0xb9, msr, 0xb8, value & 0xffffffff, 0xba, value >> 32,
-    0x0f, 0x30)
-end
-
--- A guest whose ring 0 has switched SYSCALL on, with that handler; now in `mode`.
-local function with_syscall(kvm, handler, mode)
-  local one = guest.new(kvm, "long", "")
-  local ended = run(one, wrmsr(MSR_STAR, x86.star) .. wrmsr(MSR_LSTAR, handler)
-    .. wrmsr(MSR_FMASK, 0))
-  if ended ~= "end" then error("WRMSR in ring 0: " .. ended, 0) end
-  one.mode = mode
+-- A guest about to run the code with SYSCALL switched on, and that handler.
+local function with_syscall(kvm, mode, handler, code)
+  local one = guest.new(kvm, mode, code)
+  one.vcpu:set_msrs { [MSR_STAR] = x86.star, [MSR_LSTAR] = handler, [MSR_FMASK] = 0 }
+  one.vcpu:set_sregs { efer = x86.efer.sce | x86.efer.lme | x86.efer.lma }
   return one
 end
 
-local function run_with_sce(one, code, regs)
-  one.vm:write(guest.CODE, code .. guest.OUT_END)
-  one:enter(regs)
-  one.vcpu:set_sregs { efer = x86.efer.sce | x86.efer.lme | x86.efer.lma }
-  return one:run(), one:ring()
-end
-
 local function syscall_to(kvm, handler)
-  local one <close> = with_syscall(kvm, handler, "user")
-  local ended, ring = run_with_sce(one, "\x0f\x05")
-  return ended, ring, one.vcpu.regs.rcx == guest.CODE + 2
+  local one <close> = with_syscall(kvm, "user", handler, "\x0f\x05")
+  local ended = one:run()
+  return ended, one:ring(), one.vcpu.regs.rcx == guest.CODE + 2
 end
 
 -- The handler is in a page of ring 0's, and then in one of ring 3's.
@@ -114,9 +99,10 @@ function ring3.syscall(kvm)
 end
 
 function ring3.sysret(kvm)
-  local one <close> = with_syscall(kvm, guest.USER_STUB, "long")
-  local ended, ring = run_with_sce(one, "\x48\x0f\x07", { rcx = guest.USER_STUB, r11 = 2 })
-  if ended == "end" and ring == 3 then return true end
+  local one <close> = with_syscall(kvm, "long", guest.USER_STUB, "\x48\x0f\x07")
+  one.vcpu:set_regs { rcx = guest.USER_STUB, r11 = 2 }
+  local ended = one:run()
+  if ended == "end" and one:ring() == 3 then return true end
   return false, "ends in " .. ended
 end
 
@@ -127,19 +113,6 @@ function ring3.iretq(kvm)
     .. string.pack("<I4", guest.USER_STUB) .. "\x48\xcf")
   if ended == "end" and ring == 3 then return true end
   return false, "ends in " .. ended
-end
-
--- Leaf 0 in ring 3 and in ring 0, where it can only be what the vCPU was given.
-function ring3.cpuid(kvm)
-  local leaves = {}
-  for i, mode in ipairs { "user", "long" } do
-    local one <close> = guest.new(kvm, mode, "")
-    local ended = run(one, "\x0f\xa2")
-    if ended ~= "end" then return false, "ends in " .. ended end
-    leaves[i] = one.vcpu.regs.rax
-  end
-  if leaves[1] == leaves[2] then return true end
-  return false, "is the host's"
 end
 
 local function instruction(kvm, name)

@@ -54,9 +54,11 @@ local function mode_row(probe, found, name, title)
   local line, any = ("  %-" .. LABEL - 2 .. "s"):format(title), false
   for _, mode in ipairs(probe.modes) do
     local value = (found.modes[mode[1]] or {})[name]
-    local failed = found.errors[("modes.%s.%s"):format(mode[1], name)]
-    any = any or value ~= nil or failed
-    local cell = value ~= nil and value_text(name, value) or failed and "failed" or "-"
+    local path = ("modes.%s.%s"):format(mode[1], name)
+    local cell = value ~= nil and value_text(name, value) or found.errors[path] and "failed"
+      or found.notes[path]
+    any = any or cell
+    if not cell or #cell >= CELL then cell = "-" end
     line = line .. ("%-" .. CELL .. "s"):format(cell)
   end
   return any and line:gsub("%s+$", "")
