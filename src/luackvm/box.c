@@ -111,6 +111,24 @@ void luackvm_release(struct luackvm_box *box)
 		box->type->end(object);
 }
 
+/***
+ * What the objects of this module have in common. `local vm <close> = ...`
+ * closes one at the end of its block. Using a closed one is a string error.
+ *
+ * @type object
+ */
+
+/***
+ * Gives the kernel back what the object has, at once; a VM with all that it
+ * owns. In any order, and any number of times.
+ *
+ * @function object:close
+ * @raise only for misuse
+ * @usage
+ * vm:close()
+ * vm:close()
+ */
+
 /* close and __close of every type. May run twice. */
 static int close_object(lua_State *L)
 {

@@ -2,6 +2,28 @@
 /* ckvm.buffer(size): where a range with `log` keeps what the guest wrote. */
 #include "luackvm.h"
 
+/***
+ * Bytes that ranges with `log` have written, without a call of Lua:
+ * `ckvm.buffer` makes one, and any number of ranges may write to it.
+ *
+ * @type buffer
+ * @tfield integer length bytes in it now
+ * @tfield integer size bytes that it can hold
+ */
+
+/***
+ * Makes a log. When it is full, a write goes where one goes that no range
+ * claims.
+ *
+ * @function ckvm.buffer
+ * @tparam integer size bytes
+ * @treturn buffer the log
+ * @raise `ENOMEM`
+ * @c ckvm_buffer_create
+ * @usage
+ * local log <close> = ckvm.buffer(4096)
+ * vm:attach_io { port = 0xe9, log = log }
+ */
 int luackvm_new_buffer(lua_State *L)
 {
 	lua_Integer size = luaL_checkinteger(L, 1);
@@ -37,7 +59,16 @@ static void end(void *object)
 	ckvm_buffer_unref(object);
 }
 
-/* buffer:take([most]): the oldest bytes, and they are gone from it. */
+/***
+ * The oldest bytes, which are gone from it then.
+ *
+ * @function buffer:take
+ * @tparam[opt] integer length bytes at most; if left out, all
+ * @treturn string the bytes
+ * @raise only for misuse
+ * @usage
+ * io.write(buffer:take())
+ */
 static int take(lua_State *L)
 {
 	struct ckvm_buffer *buffer = luackvm_check(L, 1, &luackvm_buffer);

@@ -197,6 +197,35 @@ static int attach(lua_State *L, struct ckvm_vm *vm,
 	return 1;
 }
 
+/***
+ * Claims ports: what the guest reads and writes there is answered by handlers,
+ * by a device, by a value or by a log.
+ *
+ * A read's answer is an integer whose low `size` bytes count.
+ * `device:read(offset, size)` and `device:write(offset, value, size)` get the
+ * offset from the range's first port. Handlers may raise, yield, attach,
+ * detach and close anything.
+ *
+ * @function vm:attach_io
+ * @tparam table options
+ * @tparam integer options.port number of the first, to 0xffff
+ * @tparam[opt=1] integer options.count how many ports
+ * @tparam[opt] fun(port:integer,size:integer,vcpu:vcpu):integer options.read
+ *  answers a read; size in bytes
+ * @tparam[opt] fun(port:integer,value:integer,size:integer,vcpu:vcpu)
+ *  options.write takes a write; size in bytes
+ * @tparam[opt] table options.device with methods `read` and `write`
+ * @tparam[opt] integer options.value number that every read gives; without
+ *  `write` and `log`, writes are dropped
+ * @tparam[opt] buffer options.log takes the bytes that are written
+ * @tparam[opt=false] boolean options.batch the kernel queues writes; they come
+ *  with the next exit, without a vCPU
+ * @treturn range the range
+ * @raise `EEXIST` if it overlaps a range, `ENOTSUP` where KVM cannot batch
+ * @api 4.116 KVM_REGISTER_COALESCED_MMIO
+ * @usage
+ * vm:attach_io { port = 0x80, write = function(port, value) print(value) end }
+ */
 int luackvm_attach_io(lua_State *L)
 {
 	static const char *const keys[] = { "port",  "count",  "read",
@@ -218,6 +247,31 @@ int luackvm_attach_io(lua_State *L)
 	return attach(L, vm, &config);
 }
 
+/***
+ * Claims addresses that have no memory; the same as `vm:attach_io` for ports.
+ * An access that crosses a page comes as two.
+ *
+ * @function vm:attach_mmio
+ * @tparam table options
+ * @tparam integer options.gpa guest physical address
+ * @tparam integer options.size bytes
+ * @tparam[opt] fun(gpa:integer,size:integer,vcpu:vcpu):integer options.read
+ *  answers a read; size in bytes
+ * @tparam[opt] fun(gpa:integer,value:integer,size:integer,vcpu:vcpu)
+ *  options.write takes a write; size in bytes
+ * @tparam[opt] table options.device with methods `read` and `write`
+ * @tparam[opt] integer options.value number that every read gives; without
+ *  `write` and `log`, writes are dropped
+ * @tparam[opt] buffer options.log takes the bytes that are written
+ * @tparam[opt=false] boolean options.batch the kernel queues writes; they come
+ *  with the next exit, without a vCPU
+ * @treturn range the range
+ * @raise `EEXIST` if it overlaps a range, `ENOTSUP` where KVM cannot batch,
+ *  `EINVAL` for 4 GiB or more of that
+ * @api 4.116 KVM_REGISTER_COALESCED_MMIO
+ * @usage
+ * vm:attach_mmio { gpa = 0xd0000000, size = 0x1000, value = 0xffffffff }
+ */
 int luackvm_attach_mmio(lua_State *L)
 {
 	static const char *const keys[] = { "gpa",   "size",   "read",
@@ -242,6 +296,13 @@ int luackvm_attach_mmio(lua_State *L)
 }
 
 /* The object -------------------------------------------------------------- */
+
+/***
+ * Ports or addresses that somebody answers: `vm:attach_io` and `vm:attach_mmio`
+ * make one. It stays when Lua lets go of it.
+ *
+ * @type range
+ */
 
 static void ref(void *object)
 {
@@ -277,6 +338,17 @@ static int close_range(lua_State *L)
 	return 0;
 }
 
+/***
+ * Gives the ports or addresses up; the same as `close`. Also from inside the
+ * range's own handlers.
+ *
+ * @function range:detach
+ * @raise only for misuse
+ * @api 4.116 KVM_UNREGISTER_COALESCED_MMIO
+ * @usage
+ * local range = vm:attach_io { port = 0x60, value = 0 }
+ * range:detach()
+ */
 static int detach(lua_State *L)
 {
 	luackvm_box(L, 1, &luackvm_range);

@@ -6,6 +6,21 @@
 
 #include "luackvm.h"
 
+/***
+ * What is raised for a call that the kernel or the system refuses. `tostring`
+ * gives all of it: where, call, code and message.
+ *
+ * @type error
+ * @tfield string call the step that failed: "KVM_CREATE_VCPU", "open"
+ * @tfield string code "EEXIST"
+ * @tfield integer errno the number of the code, not negative
+ * @tfield string where file and line, "boot.lua:12"
+ * @tfield string message what is wrong, with a hint where experience has one
+ * @usage
+ * local ok, err = pcall(ckvm.open, "/dev/null")
+ * assert(not ok and err.code == "ENOTTY" and err.call == "KVM_GET_API_VERSION")
+ */
+
 static const char key;
 
 #define NO_IRQCHIP "there is no in-kernel irqchip: see vm:create_irqchip()"

@@ -6,6 +6,49 @@
 
 #include "payload.h"
 
+/***
+ * A view of the exit that a vCPU has taken, valid until it runs again:
+ * `vcpu.exit` and what handlers of `vm:on` get. Which fields there are depends
+ * on the exit; another field is an error. `data`, `ret` and `error` of a read
+ * can be set, and the guest gets them.
+ *
+ * @type exit
+ * @tfield string reason the exit's name
+ * @tfield[opt] integer port number (io_in, io_out)
+ * @tfield[opt] integer size bytes of one element (io_in, io_out), or of the
+ *  fault
+ * @tfield[opt] integer count how many elements (io_in, io_out)
+ * @tfield[opt] integer|string|integer[] data the value of an access, a string
+ *  if there are several elements; the value of an MSR; numbers of
+ *  internal_error and system_event
+ * @tfield[opt] integer phys_addr guest physical address (mmio_read, mmio_write)
+ * @tfield[opt] integer len bytes (mmio_read, mmio_write)
+ * @tfield[opt] integer is_write 0 or 1
+ * @tfield[opt] integer suberror number of the error (internal_error)
+ * @tfield[opt] integer ndata how many elements of data count
+ * @tfield[opt] integer hardware_entry_failure_reason number that the CPU gives
+ * @tfield[opt] integer hardware_exit_reason number that the CPU gives (unknown)
+ * @tfield[opt] integer cpu number of the host's CPU (fail_entry)
+ * @tfield[opt] integer exception number of the vector (debug, exception)
+ * @tfield[opt] integer error_code bits that the CPU pushes (exception)
+ * @tfield[opt] integer pc address of the instruction (debug)
+ * @tfield[opt] integer dr6 bits of DR6 (debug)
+ * @tfield[opt] integer dr7 bits of DR7 (debug)
+ * @tfield[opt] integer nr number of the hypercall
+ * @tfield[opt] integer[] args values of the hypercall's six arguments
+ * @tfield[opt] integer ret value that the hypercall returns
+ * @tfield[opt] integer longmode 0 or 1 (hypercall)
+ * @tfield[opt] integer flags bits (hypercall, memory_fault, notify)
+ * @tfield[opt] integer index number of the MSR
+ * @tfield[opt] integer error 0 or 1; with 1 the guest gets #GP
+ * @tfield[opt] integer type number of the event (system_event)
+ * @tfield[opt] integer rip address of the instruction (tpr_access)
+ * @tfield[opt] integer vector number of the interrupt (ioapic_eoi)
+ * @tfield[opt] integer gpa guest physical address (memory_fault)
+ * @usage
+ * if vcpu.exit then print(vcpu.exit.reason) end
+ */
+
 #define EXIT_CACHE 0 /* beside the views, in the vCPU's cache */
 
 struct exit_view {

@@ -10,6 +10,16 @@
 
 #define PAGE 4096
 
+/***
+ * A slot of guest memory: `vm:add_memory` makes one. It stays when Lua lets go
+ * of it; `close` takes it from the guest.
+ *
+ * @type memory
+ * @tfield integer gpa guest physical address of its first byte
+ * @tfield integer size bytes
+ * @tfield integer slot number of the slot
+ */
+
 static void ref(void *object)
 {
 	ckvm_memory_ref(object);
@@ -187,6 +197,30 @@ static int open_file(lua_State *L, const struct ckvm_memory_config *config,
 	return fd;
 }
 
+/***
+ * Maps memory and gives it to the guest.
+ *
+ * @function vm:add_memory
+ * @tparam table options
+ * @tparam integer options.gpa guest physical address, page-aligned
+ * @tparam integer options.size bytes, whole pages
+ * @tparam[opt] integer options.slot number; if left out, the first free one
+ * @tparam[opt=false] boolean options.readonly what the guest writes is an
+ *  `mmio_write`
+ * @tparam[opt=false] boolean options.log_dirty for `vm:dirty_pages`
+ * @tparam[opt] string options.file to map, by its path
+ * @tparam[opt=0] integer options.offset bytes into the file, whole pages
+ * @tparam[opt=false] boolean options.shared the file is written, too; without a
+ *  file, memory that can be shared
+ * @tparam[opt=false] boolean|string options.hugepages true, "2M" or "1G"
+ * @treturn memory the slot
+ * @raise `EEXIST` if it overlaps a slot, or the slot is taken; `EINVAL` beyond
+ *  the guest's addresses or slots; `ENOMEM`; `ERANGE` if the file is too short
+ * @api 4.35 KVM_SET_USER_MEMORY_REGION
+ * @usage
+ * local rom = vm:add_memory { gpa = 0xf0000, size = 0x10000, readonly = true }
+ * print(rom.slot)
+ */
 int luackvm_add_memory(lua_State *L)
 {
 	static const char *const keys[] = {
@@ -235,6 +269,19 @@ static struct ckvm_memory *check_own(lua_State *L, int index)
 	return memory;
 }
 
+/***
+ * Moves memory to another address, contents and all.
+ *
+ * @function vm:move_memory
+ * @tparam memory memory of this VM
+ * @tparam integer gpa guest physical address, page-aligned
+ * @raise `EEXIST` if it overlaps another slot, `EINVAL` beyond the guest's
+ *  addresses
+ * @api 4.35 KVM_SET_USER_MEMORY_REGION
+ * @c ckvm_memory_move
+ * @usage
+ * vm:move_memory(ram, 0x100000)
+ */
 int luackvm_move_memory(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -253,7 +300,20 @@ int luackvm_move_memory(lua_State *L)
 
 /* The dirty log ----------------------------------------------------------- */
 
-/* A list of page addresses, in order. */
+/***
+ * Which pages the guest has written since the last call, or since the memory
+ * was added.
+ *
+ * @function vm:dirty_pages
+ * @tparam memory memory of this VM, added with `log_dirty`
+ * @treturn integer[] guest physical addresses of pages, in order
+ * @raise what the kernel says; memory that is not logged is misuse
+ * @api 4.8 KVM_GET_DIRTY_LOG
+ * @c ckvm_memory_dirty
+ * @usage
+ * local log = vm:add_memory { gpa = 0x200000, size = 0x1000, log_dirty = true }
+ * assert(#vm:dirty_pages(log) == 0)
+ */
 int luackvm_dirty_pages(lua_State *L)
 {
 	struct ckvm_memory *memory;
@@ -298,6 +358,17 @@ static int refuse(lua_State *L, struct ckvm_vm *vm, const char *what,
 			  luackvm_hex(L, gpa + found));
 }
 
+/***
+ * Reads guest memory by physical address, across slots that follow one another.
+ *
+ * @function vm:read
+ * @tparam integer gpa guest physical address
+ * @tparam integer length bytes
+ * @treturn string the bytes
+ * @raise a string that names the first address without memory
+ * @usage
+ * local code = vm:read(0x1000, 3)
+ */
 int luackvm_read(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -318,6 +389,16 @@ int luackvm_read(lua_State *L)
 	return 1;
 }
 
+/***
+ * Writes guest memory by physical address: all of it, or none.
+ *
+ * @function vm:write
+ * @tparam integer gpa guest physical address
+ * @tparam string bytes to write
+ * @raise a string that names the first address without memory
+ * @usage
+ * vm:write(0x1000, "\xf4") -- hlt
+ */
 int luackvm_write(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -333,6 +414,17 @@ int luackvm_write(lua_State *L)
 	return error ? refuse(L, vm, "write", gpa, length, error) : 0;
 }
 
+/***
+ * Fills guest memory with one byte.
+ *
+ * @function vm:fill
+ * @tparam integer gpa guest physical address
+ * @tparam integer length bytes
+ * @tparam[opt=0] integer byte value from 0 to 255
+ * @raise a string that names the first address without memory
+ * @usage
+ * vm:fill(0x2000, 0x1000)
+ */
 int luackvm_fill_memory(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -377,6 +469,30 @@ static int write_number(lua_State *L, size_t size)
 	return error ? refuse(L, vm, "write", gpa, size, error) : 0;
 }
 
+/***
+ * Reads an unsigned little-endian integer of 8, 16, 32 or 64 bits.
+ *
+ * @function vm:read_u8, vm:read_u16, vm:read_u32, vm:read_u64
+ * @tparam integer gpa guest physical address
+ * @treturn integer the value; 64 bits print unsigned with %x
+ * @raise a string that names the first address without memory
+ * @c ckvm_vm_read
+ * @usage
+ * print(("0x%x"):format(vm:read_u32(0x1000)))
+ */
+
+/***
+ * Writes a little-endian integer of 8, 16, 32 or 64 bits.
+ *
+ * @function vm:write_u8, vm:write_u16, vm:write_u32, vm:write_u64
+ * @tparam integer gpa guest physical address
+ * @tparam integer value signed or unsigned, of that many bits
+ * @raise a string that names the first address without memory, or says that the
+ *  value does not fit
+ * @c ckvm_vm_write
+ * @usage
+ * vm:write_u16(0x1000, 0xaa55)
+ */
 #define ACCESSORS(bits)                             \
 	int luackvm_read_u##bits(lua_State *L)      \
 	{                                           \

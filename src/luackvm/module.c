@@ -29,6 +29,18 @@ static int probe(lua_State *L)
 	lua_call(L, count, 1);
 	return 1;
 }
+/***
+ * The module: opens KVM. `ckvm.x86` and other Lua modules are beside it.
+ *
+ * What the kernel or the system refuses raises an `error`; wrong use raises a
+ * string that blames the caller's line.
+ *
+ * @module ckvm
+ * @tfield string version of the library, "MAJOR.MINOR.PATCH"
+ * @usage
+ * local ckvm = require "ckvm"
+ * print(ckvm.version)
+ */
 
 static const luaL_Reg functions[] = {
 	{ "open", luackvm_open },

@@ -294,7 +294,22 @@ static int run_returned(lua_State *L, int status, lua_KContext context)
 	return push_end(L, go_on(L, status, context, run_returned));
 }
 
-/* vcpu:run{ timeout =, exits = } */
+/***
+ * Runs the guest until an exit that nobody handles, or one of the limits.
+ * Limits and `vcpu:stop` take effect after the whole exit.
+ *
+ * @function vcpu:run
+ * @tparam[opt] table options
+ * @tparam[opt] number options.timeout seconds from now on; 0 expires at once
+ * @tparam[opt] integer options.exits how many exits to handle
+ * @treturn string the exit's name, "stopped", "kicked", "timeout" or "exits"
+ * @treturn[opt] any after "stopped", the value given to `vcpu:stop`
+ * @raise what a handler raises, as it is; `EBUSY` while another thread runs the
+ *  vCPU; what the kernel says, also to registers that were written before
+ * @api 4.10 KVM_RUN
+ * @usage
+ * local why, value = vcpu:run { timeout = 1 }
+ */
 int luackvm_run(lua_State *L)
 {
 	struct ckvm_limits limits = { .size = sizeof(limits) };
@@ -339,7 +354,19 @@ static void read_once_limits(lua_State *L, struct ckvm_lua *lua,
 	inherit_deadline(lua, limits);
 }
 
-/* vcpu:run_once{ timeout = }: the exit's name, "kicked" or "timeout". */
+/***
+ * Exactly one KVM_RUN. Nothing is answered: `vcpu.exit` has the exit, and a
+ * read is answered by writing its `data`.
+ *
+ * @function vcpu:run_once
+ * @tparam[opt] table options
+ * @tparam[opt] number options.timeout seconds from now on; 0 expires at once
+ * @treturn string the exit's name, "kicked" or "timeout"
+ * @raise `EBUSY` while another thread runs the vCPU; what the kernel says
+ * @api 4.10 KVM_RUN
+ * @usage
+ * print(vcpu:run_once { timeout = 1 })
+ */
 int luackvm_run_once(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -380,7 +407,19 @@ static int finish(struct ckvm_vcpu *vcpu, const struct ckvm_limits *unused)
 	return ckvm_vcpu_finish(vcpu);
 }
 
-/* vcpu:finish() */
+/***
+ * Finishes the instruction whose access is open, without running the guest any
+ * further, so that registers and memory are those after it. Accesses that this
+ * brings are served as in a run.
+ *
+ * @function vcpu:finish
+ * @treturn[opt] string the name of an exit that this brings and nobody handles
+ * @raise `EBUSY` in a handler whose read, or part of a string instruction, is
+ *  not answered yet
+ * @api 4.10 KVM_RUN
+ * @usage
+ * vcpu:finish()
+ */
 int luackvm_finish(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -393,7 +432,18 @@ int luackvm_finish(lua_State *L)
 	return push_finish(L, serve(L, lua_of(L), vcpu, end, finish_returned));
 }
 
-/* vcpu:stop([value]) */
+/***
+ * For handlers: after the whole exit, the run ends and returns "stopped" and
+ * the value.
+ *
+ * @function vcpu:stop
+ * @tparam[opt] any value for who called `vcpu:run`
+ * @raise only for misuse: the vCPU is not in a run
+ * @usage
+ * vm:attach_io { port = 0xf4, write = function(_, value, _, vcpu)
+ *   vcpu:stop(value)
+ * end }
+ */
 int luackvm_stop(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -406,7 +456,16 @@ int luackvm_stop(lua_State *L)
 	return 0;
 }
 
-/* vcpu:kick() */
+/***
+ * Ends the vCPU's run, or the next one if it is not in a run, with "kicked".
+ * Any number of kicks count as one.
+ *
+ * @function vcpu:kick
+ * @raise only for misuse
+ * @usage
+ * vcpu:kick()
+ * assert(vcpu:run() == "kicked")
+ */
 int luackvm_kick(lua_State *L)
 {
 	ckvm_vcpu_kick(luackvm_check(L, 1, &luackvm_vcpu));

@@ -5,6 +5,15 @@
 #include "compat.h"
 #include "luackvm.h"
 
+/***
+ * The general registers.
+ *
+ * @struct kvm_regs
+ * @tfield integer rax,rbx,rcx,rdx,rsi,rdi,rsp,rbp,r8,r9,r10,r11,r12,r13,r14,r15
+ *  64-bit value
+ * @tfield integer rip address of the next instruction
+ * @tfield integer rflags bits of RFLAGS; bit 1 is always set
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_regs, member)
 static const struct luackvm_field regs_fields[] = {
 	F(rax), F(rbx), F(rcx), F(rdx),	   F(rsi),	F(rdi), F(rsp),
@@ -16,6 +25,17 @@ const struct luackvm_struct luackvm_kvm_regs = { "kvm_regs",
 						 sizeof(struct kvm_regs),
 						 regs_fields, 0 };
 
+/***
+ * A segment register, with what the CPU has loaded from the descriptor.
+ *
+ * @struct kvm_segment
+ * @tfield integer base address of its first byte
+ * @tfield integer limit offset of its last byte
+ * @tfield integer selector value of the register
+ * @tfield integer type number of the descriptor's type, 0 to 15
+ * @tfield integer present,db,s,l,g,avl,unusable 0 or 1
+ * @tfield integer dpl number of the ring, 0 to 3
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_segment, member)
 static const struct luackvm_field segment_fields[] = {
 	F(base), F(limit),    F(selector), F(type), F(present),
@@ -27,6 +47,13 @@ static const struct luackvm_struct segment = { "kvm_segment",
 					       sizeof(struct kvm_segment),
 					       segment_fields, 0 };
 
+/***
+ * Where a descriptor table is.
+ *
+ * @struct kvm_dtable
+ * @tfield integer base address
+ * @tfield integer limit offset of its last byte
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_dtable, member)
 static const struct luackvm_field dtable_fields[] = { F(base), F(limit),
 						      LUACKVM_END };
@@ -35,6 +62,19 @@ static const struct luackvm_struct dtable = { "kvm_dtable",
 					      sizeof(struct kvm_dtable),
 					      dtable_fields, 0 };
 
+/***
+ * Segments, descriptor tables and control registers.
+ *
+ * @struct kvm_sregs
+ * @tfield kvm_segment cs,ds,es,fs,gs,ss,tr,ldt segment registers
+ * @tfield kvm_dtable gdt,idt descriptor tables
+ * @tfield integer cr0,cr4,efer bits: see `ckvm.x86`
+ * @tfield integer cr2 address of the last page fault
+ * @tfield integer cr3 address of the page tables, and bits
+ * @tfield integer cr8 value of the task priority, 0 to 15
+ * @tfield integer apic_base address of the local APIC, and bits
+ * @tfield integer[] interrupt_bitmap bits: one for the interrupt that waits
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
 #define S(member, def) LUACKVM_PART(struct kvm_sregs, member, def)
 static const struct luackvm_field sregs_fields[] = {
@@ -74,6 +114,15 @@ const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
 			  offsetof(EVENTS, part),                           \
 		.flag = (bit)                                               \
 	}
+
+/***
+ * The exception in `kvm_vcpu_events`.
+ *
+ * @struct kvm_vcpu_events_exception
+ * @tfield integer injected,has_error_code,pending 0 or 1
+ * @tfield integer nr number of the vector
+ * @tfield integer error_code bits that the CPU pushes
+ */
 static const struct luackvm_field exception_fields[] = {
 	F(exception, injected),
 	F(exception, nr),
@@ -82,6 +131,15 @@ static const struct luackvm_field exception_fields[] = {
 	F(exception, error_code),
 	LUACKVM_END,
 };
+
+/***
+ * The interrupt in `kvm_vcpu_events`.
+ *
+ * @struct kvm_vcpu_events_interrupt
+ * @tfield integer injected,soft 0 or 1
+ * @tfield integer nr number of the vector
+ * @tfield integer shadow bits: 1 after MOV SS, 2 after STI
+ */
 static const struct luackvm_field interrupt_fields[] = {
 	F(interrupt, injected),
 	F(interrupt, nr),
@@ -89,12 +147,26 @@ static const struct luackvm_field interrupt_fields[] = {
 	V(interrupt, shadow, KVM_VCPUEVENT_VALID_SHADOW),
 	LUACKVM_END,
 };
+
+/***
+ * The NMI in `kvm_vcpu_events`.
+ *
+ * @struct kvm_vcpu_events_nmi
+ * @tfield integer injected,pending,masked 0 or 1
+ */
 static const struct luackvm_field nmi_fields[] = {
 	F(nmi, injected),
 	V(nmi, pending, KVM_VCPUEVENT_VALID_NMI_PENDING),
 	F(nmi, masked),
 	LUACKVM_END,
 };
+
+/***
+ * System management mode in `kvm_vcpu_events`.
+ *
+ * @struct kvm_vcpu_events_smi
+ * @tfield integer smm,pending,smm_inside_nmi,latched_init 0 or 1
+ */
 static const struct luackvm_field smi_fields[] = {
 	V(smi, smm, KVM_VCPUEVENT_VALID_SMM),
 	V(smi, pending, KVM_VCPUEVENT_VALID_SMM),
@@ -102,6 +174,13 @@ static const struct luackvm_field smi_fields[] = {
 	V(smi, latched_init, KVM_VCPUEVENT_VALID_SMM),
 	LUACKVM_END,
 };
+
+/***
+ * The triple fault in `kvm_vcpu_events`.
+ *
+ * @struct kvm_vcpu_events_triple_fault
+ * @tfield integer pending 0 or 1
+ */
 static const struct luackvm_field triple_fault_fields[] = {
 	{ .name = "pending",
 	  .offset = 0,
@@ -127,6 +206,21 @@ static const struct luackvm_struct triple_fault = { "triple_fault", 1,
 		.name = #member, .offset = offsetof(EVENTS, member), \
 		.size = LUACKVM_SIZE(EVENTS, member), .flag = (bit)  \
 	}
+
+/***
+ * Events that are pending or being delivered.
+ *
+ * @struct kvm_vcpu_events
+ * @tfield kvm_vcpu_events_exception exception an exception
+ * @tfield kvm_vcpu_events_interrupt interrupt an interrupt
+ * @tfield kvm_vcpu_events_nmi nmi an NMI
+ * @tfield kvm_vcpu_events_smi smi system management mode
+ * @tfield kvm_vcpu_events_triple_fault triple_fault a triple fault
+ * @tfield integer sipi_vector number of the vector to start at
+ * @tfield integer flags bits: which of the guarded fields count
+ * @tfield integer exception_has_payload 0 or 1
+ * @tfield integer exception_payload bits of DR6 or the address for CR2
+ */
 static const struct luackvm_field events_fields[] = {
 	S(exception),
 	S(interrupt),

@@ -42,7 +42,20 @@ static int open_kvm(lua_State *L, struct ckvm_options *options, int fd,
 	return 1;
 }
 
-/* ckvm.open(path) or ckvm.open{ path =, sync_regs =, cloexec = }. */
+/***
+ * Opens KVM. In the place of the table, a string is the path.
+ *
+ * @function ckvm.open
+ * @tparam[opt] table|string options
+ * @tparam[opt="/dev/kvm"] string options.path of the device
+ * @tparam[opt=true] boolean options.sync_regs false: registers by ioctl, where
+ *  they could be had from the page shared with the kernel
+ * @treturn kvm the system
+ * @raise `ENOENT`, `EACCES`, `ENXIO` and `ENODEV` with a hint at what to do;
+ *  `ENOTTY` if the file is no KVM, `ENOTSUP` if its API version is not 12
+ * @usage
+ * local kvm <close> = ckvm.open()
+ */
 int luackvm_open(lua_State *L)
 {
 	struct ckvm_options options = { .size = sizeof(options) };
@@ -78,6 +91,12 @@ int luackvm_from_fd(lua_State *L)
 			lua_pushfstring(L, "descriptor %d", fd));
 }
 
+/***
+ * The system, /dev/kvm: `ckvm.open` returns it.
+ *
+ * @type kvm
+ */
+
 static void end(void *object)
 {
 	ckvm_close(object);
@@ -91,18 +110,51 @@ static int push_count(lua_State *L, int result)
 	return 1;
 }
 
+/***
+ * The version of KVM's API, which is 12.
+ *
+ * @function kvm:get_api_version
+ * @treturn integer the version's number
+ * @raise what the kernel says
+ * @api 4.1 KVM_GET_API_VERSION
+ * @usage
+ * assert(kvm:get_api_version() == 12)
+ */
 static int get_api_version(lua_State *L)
 {
 	return push_count(
 		L, ckvm_get_api_version(luackvm_check(L, 1, &luackvm_system)));
 }
 
+/***
+ * The size of what each vCPU shares with the kernel; ckvm maps it by itself.
+ *
+ * @function kvm:get_vcpu_mmap_size
+ * @treturn integer bytes
+ * @raise what the kernel says
+ * @api 4.5 KVM_GET_VCPU_MMAP_SIZE
+ * @usage
+ * print(kvm:get_vcpu_mmap_size())
+ */
 static int get_vcpu_mmap_size(lua_State *L)
 {
 	return push_count(L, ckvm_get_vcpu_mmap_size(
 				     luackvm_check(L, 1, &luackvm_system)));
 }
 
+/***
+ * What this KVM says of a capability: 0 if it has not got it, 1 or a number of
+ * the capability's own if it has.
+ *
+ * @function kvm:check_extension
+ * @tparam string|integer capability the kernel's name in lower case without
+ *  KVM_CAP_, or its number
+ * @treturn integer 0, 1 or a number whose meaning is the capability's
+ * @raise what the kernel says; a name that ckvm does not know is misuse
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * if kvm:check_extension "readonly_mem" > 0 then print "ROM" end
+ */
 static int check_extension(lua_State *L)
 {
 	struct ckvm *kvm = luackvm_check(L, 1, &luackvm_system);
@@ -154,6 +206,19 @@ static int capabilities(lua_State *L)
 	return 1;
 }
 
+/***
+ * Creates a virtual machine, with no memory and no vCPU.
+ *
+ * @function kvm:create_vm
+ * @tparam[opt] table options
+ * @tparam[opt=0] integer options.type number of the VM type, 0 but for
+ *  protected guests
+ * @treturn vm the VM
+ * @raise `EINVAL` for a type that this KVM has not got, `EMFILE`, `ENOMEM`
+ * @api 4.2 KVM_CREATE_VM
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ */
 static int create_vm(lua_State *L)
 {
 	static const char *const keys[] = { "type", NULL };

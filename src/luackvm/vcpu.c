@@ -4,6 +4,26 @@
 
 #include "luackvm.h"
 
+/***
+ * A virtual processor: `vm:create_vcpu` makes one.
+ *
+ * `regs`, `sregs` and `events` are live views: reading and writing a field of
+ * them costs no ioctl while an exit is handled, where KVM has sync_regs. What
+ * is written reaches the guest with the next run.
+ *
+ * @type vcpu
+ * @tfield kvm_regs regs general registers, live
+ * @tfield kvm_sregs sregs segments and control registers, live
+ * @tfield kvm_vcpu_events events pending events, live
+ * @tfield exit|nil exit the current one, until the vCPU runs again
+ * @tfield vm vm that it belongs to
+ * @tfield integer id its number in the VM
+ * @tfield stats stats counted since it was created; a fresh table
+ * @usage
+ * vcpu.regs.rax = vcpu.regs.rax + 1
+ * print(("0x%x"):format(vcpu.sregs.cs.base))
+ */
+
 void luackvm_fill_vcpu(lua_State *L, int vm, struct luackvm_box *box,
 		       struct ckvm_vcpu *vcpu, bool owned)
 {
@@ -49,6 +69,21 @@ static int close_vcpu(lua_State *L)
 	return 0;
 }
 
+/***
+ * Creates a virtual processor, in the state after a reset.
+ *
+ * It stays when Lua lets go of it: `vm.vcpus` has it. An id is used up, also
+ * when the vCPU is closed.
+ *
+ * @function vm:create_vcpu
+ * @tparam[opt=0] integer id its number, below what max_vcpu_id says
+ * @treturn vcpu the vCPU
+ * @raise `EEXIST` if there was one of this id, `EINVAL` beyond the largest id
+ *  or for one vCPU too many
+ * @api 4.7 KVM_CREATE_VCPU
+ * @usage
+ * local second = vm:create_vcpu(1)
+ */
 int luackvm_create_vcpu(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -115,8 +150,48 @@ void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 
 /* Registers --------------------------------------------------------------- */
 
+/***
+ * The general registers, in one table. Fields that `set_regs` is not given keep
+ * their value.
+ *
+ * @state vcpu:regs kvm_regs
+ * @api 4.11 KVM_GET_REGS
+ * @api 4.12 KVM_SET_REGS
+ * @raise `EBUSY` while another thread runs the vCPU
+ * @usage
+ * vcpu:set_regs { rip = 0x1000, rflags = 2 }
+ * assert(vcpu:get_regs().rip == 0x1000)
+ */
 LUACKVM_GET_SET(vcpu, regs)
+
+/***
+ * Segments, descriptor tables and control registers, in one table. Fields that
+ * `set_sregs` is not given keep their value.
+ *
+ * @state vcpu:sregs kvm_sregs
+ * @api 4.13 KVM_GET_SREGS
+ * @api 4.14 KVM_SET_SREGS
+ * @raise `EINVAL` for a state that no CPU has; `EBUSY` while another thread
+ *  runs the vCPU
+ * @usage
+ * vcpu:set_sregs { cs = { base = 0, selector = 0 } }
+ * assert(vcpu:get_sregs().cs.base == 0)
+ */
 LUACKVM_GET_SET(vcpu, sregs)
+
+/***
+ * Exceptions, interrupts and NMIs that are pending or being delivered. Naming a
+ * field that one of the validity flags guards sets that flag.
+ *
+ * @state vcpu:vcpu_events kvm_vcpu_events
+ * @api 4.31 KVM_GET_VCPU_EVENTS
+ * @api 4.32 KVM_SET_VCPU_EVENTS
+ * @raise `EINVAL` for events that exclude one another; `EBUSY` while another
+ *  thread runs the vCPU
+ * @usage
+ * local events = vcpu:get_vcpu_events()
+ * vcpu:set_vcpu_events { nmi = { masked = events.nmi.masked } }
+ */
 LUACKVM_GET_SET(vcpu, vcpu_events)
 
 static const struct luackvm_state registers[] = {
@@ -169,7 +244,17 @@ static void push_exit_counts(lua_State *L, const struct ckvm_stats *stats)
 		  stats->exits[KVM_EXIT_MMIO] - stats->mmio_write);
 }
 
-/* vcpu.stats: total, exits by name, batched, guest_time, handler_time. */
+/***
+ * What `vcpu.stats` counts.
+ *
+ * @struct stats
+ * @tfield integer total how many exits
+ * @tfield table exits how many of each, by the exit's name
+ * @tfield integer batched how many writes came without an exit
+ * @tfield number guest_time seconds in the loop: KVM_RUN, and callbacks in C
+ * @tfield number handler_time seconds in handlers
+ */
+
 static void push_stats(lua_State *L, struct luackvm_box *box)
 {
 	struct ckvm_stats stats = { .size = sizeof(stats) };

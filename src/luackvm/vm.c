@@ -4,6 +4,17 @@
 
 #include "luackvm.h"
 
+/***
+ * A virtual machine: `kvm:create_vm` makes one. It owns its vCPUs, memory and
+ * ranges, which end with it.
+ *
+ * @type vm
+ * @tfield vcpu[] vcpus those that are open, by id; a fresh list
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:add_memory { gpa = 0, size = 0x10000 }
+ */
+
 /*
  * A VM's box has two user values: the table of handlers, which run keeps on its
  * stack, and the set of what is closed with it. Neither is in the registry, so
@@ -98,6 +109,19 @@ static int close_vm(lua_State *L)
 	return 0;
 }
 
+/***
+ * What KVM says of a capability for this VM, which may differ from what it says
+ * for all.
+ *
+ * @function vm:check_extension
+ * @tparam string|integer capability the kernel's name in lower case without
+ *  KVM_CAP_, or its number
+ * @treturn integer 0, 1 or a number whose meaning is the capability's
+ * @raise what the kernel says; a name that ckvm does not know is misuse
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * print(vm:check_extension "nr_memslots")
+ */
 static int check_extension(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -109,7 +133,23 @@ static int check_extension(lua_State *L)
 	return 1;
 }
 
-/* vm:on(exit, handler or nil). */
+/***
+ * Has an exit answered by a function, in the place of the one before.
+ *
+ * The function gets the `exit` and the vCPU; for `io_in`, `io_out`, `mmio_read`
+ * and `mmio_write` it answers what no range claims, with the arguments of a
+ * range's handlers. The run goes on after it unless it returns false; after
+ * `shutdown`, `fail_entry` and `internal_error` it ends unless it returns true.
+ * It may raise, yield, and close what it runs on.
+ *
+ * @function vm:on
+ * @tparam string|integer exit its name, or its number in the kernel's header
+ * @tparam[opt] function handler nil: none from now on
+ * @raise only for misuse: an unknown exit
+ * @usage
+ * vm:on("hlt", function(exit, vcpu) return false end)
+ * vm:on("io_out", function(port, value, size, vcpu) print(port, value) end)
+ */
 static int on(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
