@@ -81,6 +81,13 @@ describe("make docs", function()
     support.contains('href="libckvm.html#ckvm_vm_add_memory"', index)
   end)
 
+  it("names C functions that there are", function()
+    local _, set = declared("libckvm")
+    each_function(function(item, path)
+      for _, name in ipairs(item.c) do assert(set[name], path .. ": " .. name) end
+    end)
+  end)
+
   it("closes what it opens", function()
     local void <const> = { meta = true, tr = true, td = true, th = true } -- may stay open
     for name, text in pairs(pages) do

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Kicks and other signals: from anywhere, at any time, and none is lost. */
+#include <sys/resource.h>
 #include <sys/time.h>
 
 #include "test.h"
@@ -492,6 +493,30 @@ static void kick_finds_the_thread_that_runs_it_now(void)
 	guest_close(&guest);
 }
 
+/* A timer takes one of the signals that a user may have pending. */
+static void *run_until_late(void *unused)
+{
+	struct ckvm_limits limits = { .size = sizeof(limits),
+				      .flags = CKVM_LIMIT_TIMEOUT };
+
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &limits), CKVM_TIMEOUT);
+	return NULL;
+}
+
+static void a_thread_that_ends_leaves_no_timer_behind(void)
+{
+	struct rlimit old, few = { .rlim_cur = 200 };
+
+	WITH_PORT(SPIN);
+	NEED(getrlimit(RLIMIT_SIGPENDING, &old));
+	few.rlim_max = old.rlim_max;
+	NEED(setrlimit(RLIMIT_SIGPENDING, &few));
+	for (int i = 0; i < 500; i++)
+		pthread_join(start(run_until_late), NULL);
+	NEED(setrlimit(RLIMIT_SIGPENDING, &old));
+	guest_close(&guest);
+}
+
 int main(int argc, char **argv)
 {
 	test_begin(argv);
@@ -517,5 +542,6 @@ int main(int argc, char **argv)
 	PROMISE(kick_wins_over_limit_signals);
 	PROMISE(run_unblocks_the_signal_for_its_own_length);
 	PROMISE(kick_finds_the_thread_that_runs_it_now);
+	PROMISE(a_thread_that_ends_leaves_no_timer_behind);
 	return test_end();
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Closing, in every order, from everywhere; held references; fork. */
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include "test.h"
@@ -203,6 +204,33 @@ static void closing_nothing_does_nothing(void)
 	ckvm_range_detach(NULL);
 	ckvm_range_unref(NULL);
 	ckvm_buffer_unref(NULL);
+}
+
+static void objects_tell_their_descriptors_and_parents(void)
+{
+	struct kvm_regs regs;
+
+	WITH_PORT(HLT);
+	CHECK_EQ(ioctl(ckvm_fd(guest.kvm), KVM_GET_API_VERSION, 0), 12);
+	CHECK_EQ(ioctl(ckvm_vcpu_fd(guest.vcpu), KVM_GET_REGS, &regs), 0);
+	CHECK_EQ(regs.rip, GUEST_BASE);
+	CHECK_EQ(ioctl(ckvm_vm_fd(guest.vm), KVM_CHECK_EXTENSION,
+		       KVM_CAP_USER_MEMORY),
+		 ckvm_vm_check_extension(guest.vm, KVM_CAP_USER_MEMORY));
+	CHECK(ckvm_vcpu_vm(guest.vcpu) == guest.vm);
+	CHECK(ckvm_vm_kvm(guest.vm) == guest.kvm);
+	guest_close(&guest);
+}
+
+static void a_second_reference_keeps_the_system_open(void)
+{
+	struct ckvm *kvm;
+
+	NEED(ckvm_open(NULL, &kvm));
+	CHECK(ckvm_ref(kvm) == kvm);
+	ckvm_close(kvm);
+	CHECK_EQ(ckvm_get_api_version(kvm), 12);
+	ckvm_close(kvm);
 }
 
 static void vcpu_id_cannot_be_created_again(void)
@@ -572,6 +600,8 @@ int main(int argc, char **argv)
 	test_needs_kvm();
 	PROMISE(objects_close_in_any_order);
 	PROMISE(held_references_fail_and_can_be_given_up_in_any_order);
+	PROMISE(objects_tell_their_descriptors_and_parents);
+	PROMISE(a_second_reference_keeps_the_system_open);
 	PROMISE(vcpu_id_cannot_be_created_again);
 	PROMISE(vms_come_and_go_without_a_trace);
 	PROMISE(vcpu_can_be_closed_by_its_own_callback);
