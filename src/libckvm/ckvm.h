@@ -528,7 +528,161 @@ CKVM_API int ckvm_vcpu_get_vcpu_events(struct ckvm_vcpu *vcpu,
 CKVM_API int ckvm_vcpu_set_vcpu_events(struct ckvm_vcpu *vcpu,
 				       const struct kvm_vcpu_events *events);
 
+/*
+ * 4.38: what the vCPU waits for, if for anything (KVM_MP_STATE_*), with an
+ * in-kernel irqchip. -EINVAL for one that this KVM does not take.
+ */
+CKVM_API int ckvm_vcpu_get_mp_state(struct ckvm_vcpu *vcpu,
+				    struct kvm_mp_state *state);
+CKVM_API int ckvm_vcpu_set_mp_state(struct ckvm_vcpu *vcpu,
+				    const struct kvm_mp_state *state);
+
+/*
+ * 4.87: single steps and breakpoints (KVM_GUESTDBG_*), which end a run with
+ * KVM_EXIT_DEBUG. -EBUSY: one is to be injected, and an exception waits
+ * already.
+ */
+CKVM_API int ckvm_vcpu_set_guest_debug(struct ckvm_vcpu *vcpu,
+				       const struct kvm_guest_debug *debug);
+
+/*
+ * 4.21: the signals that are blocked while the guest runs, instead of those of
+ * the thread: bit n - 1 for signal n; NULL: the thread's again. The kick signal
+ * is never among them.
+ */
+CKVM_API int ckvm_vcpu_set_signal_mask(struct ckvm_vcpu *vcpu,
+				       const uint64_t *mask);
+
+/*
+ * 4.68, 4.69, 4.84: single registers, by id (KVM_REG_*); on x86 since Linux
+ * 6.18. `size` is that of `data`, and -EINVAL if the register has more bytes,
+ * which ckvm_reg_size tells. The list is the caller's, to be given to free();
+ * returns its n.
+ */
+CKVM_API size_t ckvm_reg_size(uint64_t id);
+CKVM_API int ckvm_vcpu_get_one_reg(struct ckvm_vcpu *vcpu, uint64_t id,
+				   void *data, size_t size);
+CKVM_API int ckvm_vcpu_set_one_reg(struct ckvm_vcpu *vcpu, uint64_t id,
+				   const void *data, size_t size);
+CKVM_API int ckvm_vcpu_get_reg_list(struct ckvm_vcpu *vcpu,
+				    struct kvm_reg_list **out);
+
+/* Memory by virtual address ----------------------------------------------- */
+
+/*
+ * 4.15: linear_address in; physical_address out, if valid is not 0. Addresses
+ * here are linear ones: segments are not added.
+ */
+CKVM_API int ckvm_vcpu_translate(struct ckvm_vcpu *vcpu,
+				 struct kvm_translation *translation);
+
+/*
+ * Guest memory as the vCPU's page tables have it, whatever their protection.
+ * -EFAULT where a page is not mapped, or no memory is behind it: *fault (NULL:
+ * not asked for) is then the first such address. A write is all or nothing, as
+ * long as nobody takes memory away meanwhile.
+ */
+CKVM_API int ckvm_vcpu_read(struct ckvm_vcpu *vcpu, uint64_t gva, void *data,
+			    size_t length, uint64_t *fault);
+CKVM_API int ckvm_vcpu_write(struct ckvm_vcpu *vcpu, uint64_t gva,
+			     const void *data, size_t length, uint64_t *fault);
+
+/*
+ * Up to the first zero byte, which is also written to data: returns how many
+ * bytes are before it. -E2BIG if there is none in `size` bytes. Bytes of the
+ * zero byte's page that follow it may be written, too.
+ */
+CKVM_API int64_t ckvm_vcpu_read_cstring(struct ckvm_vcpu *vcpu, uint64_t gva,
+					char *data, size_t size,
+					uint64_t *fault);
+
 #if defined(__x86_64__)
+
+/* State of x86 vCPUs ------------------------------------------------------ */
+
+/*
+ * 4.22, 4.23: x87 and SSE registers; 4.44, 4.45: XCR0; 4.33, 4.34: debug
+ * registers; 4.57, 4.58: the local APIC, -EINVAL if it is not in the kernel.
+ * KVM_SET_FPU does not change which components XSAVE takes for initial: xmm
+ * registers that the guest never used need ckvm_vcpu_set_xsave.
+ */
+CKVM_API int ckvm_vcpu_get_fpu(struct ckvm_vcpu *vcpu, struct kvm_fpu *fpu);
+CKVM_API int ckvm_vcpu_set_fpu(struct ckvm_vcpu *vcpu,
+			       const struct kvm_fpu *fpu);
+CKVM_API int ckvm_vcpu_get_xcrs(struct ckvm_vcpu *vcpu, struct kvm_xcrs *xcrs);
+CKVM_API int ckvm_vcpu_set_xcrs(struct ckvm_vcpu *vcpu,
+				const struct kvm_xcrs *xcrs);
+CKVM_API int ckvm_vcpu_get_debugregs(struct ckvm_vcpu *vcpu,
+				     struct kvm_debugregs *regs);
+CKVM_API int ckvm_vcpu_set_debugregs(struct ckvm_vcpu *vcpu,
+				     const struct kvm_debugregs *regs);
+CKVM_API int ckvm_vcpu_get_lapic(struct ckvm_vcpu *vcpu,
+				 struct kvm_lapic_state *lapic);
+CKVM_API int ckvm_vcpu_set_lapic(struct ckvm_vcpu *vcpu,
+				 const struct kvm_lapic_state *lapic);
+
+/*
+ * Extended state, laid out as XSAVE does: 4.42 (4096 bytes; -EINVAL if that is
+ * too little), 4.134, 4.43. ckvm_vcpu_xsave_size tells how many bytes the
+ * kernel reads and writes, 4096 or more; -EINVAL for less than that.
+ */
+CKVM_API int ckvm_vcpu_xsave_size(struct ckvm_vcpu *vcpu);
+CKVM_API int ckvm_vcpu_get_xsave(struct ckvm_vcpu *vcpu,
+				 struct kvm_xsave *xsave);
+CKVM_API int ckvm_vcpu_get_xsave2(struct ckvm_vcpu *vcpu, void *data,
+				  size_t size);
+CKVM_API int ckvm_vcpu_set_xsave(struct ckvm_vcpu *vcpu, const void *data,
+				 size_t size);
+
+/*
+ * 4.131, 4.132: sregs, with pdptrs in the place of interrupt_bitmap. While an
+ * access is open, they are set as by ckvm_vcpu_set_sregs; -EBUSY if pdptrs or
+ * flags differ then.
+ */
+CKVM_API int ckvm_vcpu_get_sregs2(struct ckvm_vcpu *vcpu,
+				  struct kvm_sregs2 *sregs);
+CKVM_API int ckvm_vcpu_set_sregs2(struct ckvm_vcpu *vcpu,
+				  const struct kvm_sregs2 *sregs);
+
+/*
+ * 4.114, 4.115: state of nested virtualization, state->size bytes, which the
+ * caller gives to free(). Its header may be all there is. Set: -EBUSY while an
+ * access is open.
+ */
+CKVM_API int ckvm_vcpu_get_nested_state(struct ckvm_vcpu *vcpu,
+					struct kvm_nested_state **out);
+CKVM_API int ckvm_vcpu_set_nested_state(struct ckvm_vcpu *vcpu,
+					const struct kvm_nested_state *state);
+
+/* Events for x86 vCPUs ---------------------------------------------------- */
+
+CKVM_API int ckvm_vcpu_nmi(struct ckvm_vcpu *vcpu); /* 4.64 */
+CKVM_API int ckvm_vcpu_smi(struct ckvm_vcpu *vcpu); /* 4.92; -ENOTTY */
+
+/* Machine checks: 4.104 (the MCG_CAP that KVM can do), 4.105, 4.106. */
+CKVM_API int ckvm_x86_get_mce_cap_supported(struct ckvm *kvm, uint64_t *cap);
+CKVM_API int ckvm_vcpu_x86_setup_mce(struct ckvm_vcpu *vcpu, uint64_t mcg_cap);
+CKVM_API int ckvm_vcpu_x86_set_mce(struct ckvm_vcpu *vcpu,
+				   const struct kvm_x86_mce *mce);
+
+/* KVM_CAP_VAPIC: exits on accesses to the task priority, and where it lies. */
+CKVM_API int ckvm_vcpu_tpr_access_reporting(struct ckvm_vcpu *vcpu,
+					    struct kvm_tpr_access_ctl *control);
+CKVM_API int ckvm_vcpu_set_vapic_addr(struct ckvm_vcpu *vcpu, uint64_t gpa);
+
+/* Time of x86 guests ------------------------------------------------------ */
+
+/*
+ * 4.55, 4.56: the TSC's frequency in kHz, of a vCPU, or of those that the VM
+ * will create (KVM_CAP_VM_TSC_CONTROL). 0 kHz is the host's.
+ */
+CKVM_API int ckvm_vcpu_get_tsc_khz(struct ckvm_vcpu *vcpu);
+CKVM_API int ckvm_vcpu_set_tsc_khz(struct ckvm_vcpu *vcpu, uint32_t khz);
+CKVM_API int ckvm_vm_get_tsc_khz(struct ckvm_vm *vm);
+CKVM_API int ckvm_vm_set_tsc_khz(struct ckvm_vm *vm, uint32_t khz);
+
+/* 4.70: tells the guest that it was paused; -EINVAL if it has no kvmclock. */
+CKVM_API int ckvm_vcpu_kvmclock_ctrl(struct ckvm_vcpu *vcpu);
 
 /* CPUID ------------------------------------------------------------------- */
 
@@ -547,8 +701,8 @@ CKVM_API int ckvm_vcpu_get_supported_hv_cpuid(struct ckvm_vcpu *vcpu,
 					      struct kvm_cpuid2 **out);
 
 /*
- * What the guest sees: 4.61, 4.60, and the old list without indices, 4.20. A
- * new vCPU has none. -E2BIG for more than 256 entries; -EINVAL for contents
+ * What the guest sees, and the old list without indices, 4.20. A new vCPU has
+ * none. -E2BIG for more than 256 entries; -EINVAL for contents
  * that KVM cannot do, and for any change once the vCPU has run.
  */
 CKVM_API int ckvm_vcpu_get_cpuid2(struct ckvm_vcpu *vcpu,

@@ -103,6 +103,14 @@
 
 /* Exits -------------------------------------------------------------------- */
 
+#ifndef KVM_CAP_XSAVE2 /* 5.17 */
+#define KVM_CAP_XSAVE2 208
+#endif
+
+#ifndef KVM_GET_XSAVE2 /* 5.17 */
+#define KVM_GET_XSAVE2 _IOR(KVMIO, 0xcf, struct kvm_xsave)
+#endif
+
 #ifndef KVM_EXIT_NOTIFY /* 6.0 */
 #define KVM_EXIT_NOTIFY 37
 #endif

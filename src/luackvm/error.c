@@ -25,6 +25,8 @@ static const char key;
 
 #define NO_IRQCHIP "there is no in-kernel irqchip: see vm:create_irqchip()"
 #define NO_PIT "there is no PIT: see vm:create_pit2()"
+#define NO_IRQCHIP "there is no in-kernel irqchip: create it before the vCPU"
+#define NO_NESTED "this KVM has no nested virtualization"
 
 /* What experience says, beyond the C library's text. */
 static const struct {
@@ -81,6 +83,21 @@ static const struct {
 	{ "KVM_GET_DEVICE_ATTR", EFAULT, "the attribute is larger than size" },
 	{ "KVM_SET_DEVICE_ATTR", EFAULT,
 	  "the attribute wants a value, or a larger one" },
+	{ "open", EBUSY,
+	  "an access is open: vcpu:finish() ends its instruction" },
+	{ "KVM_GET_LAPIC", EINVAL, NO_IRQCHIP },
+	{ "KVM_SET_LAPIC", EINVAL, NO_IRQCHIP },
+	{ "KVM_SET_MP_STATE", EINVAL,
+	  "this KVM does not take this state, or has no in-kernel irqchip: "
+	  "without one a vCPU is always runnable" },
+	{ "KVM_GET_NESTED_STATE", EINVAL, NO_NESTED },
+	{ "KVM_SET_NESTED_STATE", EINVAL,
+	  "this KVM has no nested virtualization, or the state does not fit" },
+	{ "KVM_KVMCLOCK_CTRL", EINVAL, "the guest does not use kvmclock" },
+	{ "KVM_SET_GUEST_DEBUG", EBUSY,
+	  "an exception waits already for the guest to take it" },
+	{ "KVM_SET_VAPIC_ADDR", EINVAL,
+	  "no in-kernel irqchip, or no memory at the address" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },
@@ -124,6 +141,8 @@ static const char *find_hint(const char *call, int error)
 	for (size_t i = 0; i < ARRAY_SIZE(hints); i++)
 		if (hints[i].error == error && !strcmp(hints[i].call, call))
 			return hints[i].hint;
+	if (error == ENOTTY && !strncmp(call, "KVM_", 4))
+		return "this KVM does not have this call";
 	return strerror(error);
 }
 

@@ -45,11 +45,19 @@ uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 
 /* To a table -------------------------------------------------------------- */
 
+/* An array of bytes, which is one string. */
+static bool is_string(const struct luackvm_field *field)
+{
+	return field->bytes && field->size == 1;
+}
+
 static void push_element(lua_State *L, const struct luackvm_field *field,
 			 const void *at)
 {
 	if (field->sub)
 		luackvm_push_struct(L, field->sub, at);
+	else if (field->bytes)
+		lua_pushlstring(L, at, field->size);
 	else
 		lua_pushinteger(L, (lua_Integer)luackvm_load(at, field->size));
 }
@@ -67,7 +75,7 @@ static void push_array(lua_State *L, const struct luackvm_field *field,
 void luackvm_push_field(lua_State *L, const struct luackvm_field *field,
 			const void *at)
 {
-	if (field->bytes)
+	if (is_string(field))
 		lua_pushlstring(L, at, field->count);
 	else if (field->count)
 		push_array(L, field, at);
@@ -94,7 +102,7 @@ static bool is_full_field(lua_State *L, const struct luackvm_field *field)
 {
 	bool full = !lua_isnil(L, -1);
 
-	if (!full || field->bytes || (!field->sub && !field->count))
+	if (!full || is_string(field) || (!field->sub && !field->count))
 		return full;
 	if (!lua_istable(L, -1))
 		return false;
@@ -149,6 +157,22 @@ static void check_table(lua_State *L, const char *name)
 }
 
 /* The value is on top, as it is for the others below. */
+static void read_bytes(lua_State *L, const char *name, uint8_t *data,
+		       size_t size)
+{
+	size_t length;
+	const char *bytes;
+
+	if (lua_type(L, -1) != LUA_TSTRING)
+		luaL_error(L, "%s: string of %I bytes expected, got %s", name,
+			   (lua_Integer)size, luaL_typename(L, -1));
+	bytes = lua_tolstring(L, -1, &length);
+	if (length != size)
+		luaL_error(L, "%s: string of %I bytes expected, got %I bytes",
+			   name, (lua_Integer)size, (lua_Integer)length);
+	memcpy(data, bytes, length);
+}
+
 static uint32_t read_element(lua_State *L, const struct luackvm_field *field,
 			     const char *name, uint8_t *data)
 {
@@ -156,25 +180,12 @@ static uint32_t read_element(lua_State *L, const struct luackvm_field *field,
 		check_table(L, name);
 		return read_fields(L, lua_gettop(L), name, field->sub, data);
 	}
-	luackvm_store(data, field->size,
-		      luackvm_field_value(L, -1, name, field->size));
+	if (field->bytes)
+		read_bytes(L, name, data, field->size);
+	else
+		luackvm_store(data, field->size,
+			      luackvm_field_value(L, -1, name, field->size));
 	return 0;
-}
-
-static void read_bytes(lua_State *L, const struct luackvm_field *field,
-		       const char *name, uint8_t *data)
-{
-	size_t length;
-	const char *bytes;
-
-	if (lua_type(L, -1) != LUA_TSTRING)
-		luaL_error(L, "%s: string of %d bytes expected, got %s", name,
-			   (int)field->count, luaL_typename(L, -1));
-	bytes = lua_tolstring(L, -1, &length);
-	if (length != field->count)
-		luaL_error(L, "%s: string of %d bytes expected, got %I bytes",
-			   name, (int)field->count, (lua_Integer)length);
-	memcpy(data, bytes, length);
 }
 
 static void read_array(lua_State *L, const struct luackvm_field *field,
@@ -201,8 +212,8 @@ static uint32_t read_field(lua_State *L, const struct luackvm_field *field,
 {
 	uint32_t flags = 0;
 
-	if (field->bytes)
-		read_bytes(L, field, name, data);
+	if (is_string(field))
+		read_bytes(L, name, data, field->count);
 	else if (field->count)
 		read_array(L, field, name, data);
 	else

@@ -338,7 +338,7 @@ struct luackvm_field {
 	uint16_t offset;
 	uint16_t size;	/* bytes of one element */
 	uint16_t count; /* 0: not an array */
-	bool bytes;	/* an array of bytes that is a string in Lua */
+	bool bytes;	/* elements are strings; of one byte: the array is */
 	const struct luackvm_struct *sub; /* NULL: a scalar */
 	uint32_t flag;			  /* validity bit that naming it sets */
 };
@@ -368,6 +368,14 @@ struct luackvm_struct {
 		.name = #member, .offset = offsetof(type, member), .size = 1, \
 		.count = LUACKVM_SIZE(type, member), .bytes = true            \
 	}
+#define LUACKVM_STRINGS(type, member)                              \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member[0]),             \
+		.count = LUACKVM_SIZE(type, member) /              \
+			 LUACKVM_SIZE(type, member[0]),            \
+		.bytes = true                                      \
+	}
 #define LUACKVM_PART(type, member, def)                            \
 	{                                                          \
 		.name = #member, .offset = offsetof(type, member), \
@@ -388,7 +396,8 @@ struct luackvm_struct {
 
 /* structs_x86.c */
 extern const struct luackvm_struct luackvm_kvm_regs, luackvm_kvm_sregs,
-	luackvm_kvm_vcpu_events;
+	luackvm_kvm_sregs2, luackvm_kvm_vcpu_events, luackvm_kvm_fpu,
+	luackvm_kvm_debugregs;
 
 /* structs_irq_x86.c */
 extern const struct luackvm_struct luackvm_kvm_pic_state,
@@ -537,9 +546,13 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg);
 /* Methods, by topic ------------------------------------------------------- */
 
 extern const luaL_Reg luackvm_cap_vm_methods[], luackvm_cap_vcpu_methods[],
-	luackvm_cpuid_kvm_methods[], luackvm_cpuid_vcpu_methods[],
+	luackvm_control_vcpu_methods[], luackvm_cpuid_kvm_methods[],
+	luackvm_cpuid_vcpu_methods[], luackvm_event_kvm_methods[],
+	luackvm_event_vm_methods[], luackvm_event_vcpu_methods[],
 	luackvm_msr_kvm_methods[], luackvm_msr_vm_methods[],
-	luackvm_msr_vcpu_methods[];
+	luackvm_msr_vcpu_methods[], luackvm_reg_vcpu_methods[],
+	luackvm_translate_vcpu_methods[], luackvm_x86_vcpu_methods[];
+extern const struct luackvm_state luackvm_x86_vcpu_states[];
 
 /* run.c ------------------------------------------------------------------- */
 

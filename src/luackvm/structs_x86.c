@@ -95,6 +95,61 @@ const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
 						  sizeof(struct kvm_sregs),
 						  sregs_fields, 0 };
 
+#define F(member) LUACKVM_SCALAR(struct kvm_sregs2, member)
+#define V(member)                                                   \
+	{                                                           \
+		.name = #member,                                    \
+		.offset = offsetof(struct kvm_sregs2, member),      \
+		.size = LUACKVM_SIZE(struct kvm_sregs2, member[0]), \
+		.count = 4, .flag = KVM_SREGS2_FLAGS_PDPTRS_VALID   \
+	}
+#define S(member, def) LUACKVM_PART(struct kvm_sregs2, member, def)
+static const struct luackvm_field sregs2_fields[] = {
+	S(cs, segment), S(ds, segment), S(es, segment), S(fs, segment),
+	S(gs, segment), S(ss, segment), S(tr, segment), S(ldt, segment),
+	S(gdt, dtable), S(idt, dtable), F(cr0),		F(cr2),
+	F(cr3),		F(cr4),		F(cr8),		F(efer),
+	F(apic_base),	F(flags),	V(pdptrs),	LUACKVM_END,
+};
+#undef F
+#undef V
+#undef S
+const struct luackvm_struct luackvm_kvm_sregs2 = {
+	"kvm_sregs2", sizeof(struct kvm_sregs2), sregs2_fields,
+	offsetof(struct kvm_sregs2, flags)
+};
+
+#define F(member) LUACKVM_SCALAR(struct kvm_fpu, member)
+static const struct luackvm_field fpu_fields[] = {
+	LUACKVM_STRINGS(struct kvm_fpu, fpr),
+	F(fcw),
+	F(fsw),
+	F(ftwx),
+	F(last_opcode),
+	F(last_ip),
+	F(last_dp),
+	LUACKVM_STRINGS(struct kvm_fpu, xmm),
+	F(mxcsr),
+	LUACKVM_END,
+};
+#undef F
+const struct luackvm_struct luackvm_kvm_fpu = { "kvm_fpu",
+						sizeof(struct kvm_fpu),
+						fpu_fields, 0 };
+
+#define F(member) LUACKVM_SCALAR(struct kvm_debugregs, member)
+static const struct luackvm_field debugregs_fields[] = {
+	LUACKVM_ARRAY(struct kvm_debugregs, db),
+	F(dr6),
+	F(dr7),
+	F(flags),
+	LUACKVM_END,
+};
+#undef F
+const struct luackvm_struct luackvm_kvm_debugregs = {
+	"kvm_debugregs", sizeof(struct kvm_debugregs), debugregs_fields, 0
+};
+
 /* struct kvm_vcpu_events has anonymous parts: offsets from its start. */
 #define EVENTS struct kvm_vcpu_events
 #define PART(name, fields)                                    \

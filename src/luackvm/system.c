@@ -307,6 +307,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_cpuid_kvm_methods,
 	luackvm_msr_kvm_methods,
 	luackvm_device_system_methods,
+	luackvm_event_kvm_methods,
 	NULL,
 };
 

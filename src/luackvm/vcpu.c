@@ -299,9 +299,18 @@ static const luaL_Reg *const methods[] = {
 	luackvm_cpuid_vcpu_methods,
 	luackvm_msr_vcpu_methods,
 	luackvm_device_vcpu_methods,
+	luackvm_control_vcpu_methods,
+	luackvm_event_vcpu_methods,
+	luackvm_reg_vcpu_methods,
+	luackvm_translate_vcpu_methods,
+	luackvm_x86_vcpu_methods,
 	NULL,
 };
-static const struct luackvm_state *const states[] = { registers, NULL };
+static const struct luackvm_state *const states[] = {
+	registers,
+	luackvm_x86_vcpu_states,
+	NULL,
+};
 
 const struct luackvm_type luackvm_vcpu = {
 	.name = "vCPU",
