@@ -37,9 +37,9 @@ describe("vm:create_device", function()
   end)
 
   it("refuses types that are no type", function()
-    contains("type: unknown device 'vifo'", error_of(vm.create_device, vm, { type = "vifo" }))
-    contains("type: string expected, got nil", error_of(vm.create_device, vm, {}))
-    contains("type: string expected, got boolean", error_of(vm.create_device, vm, { type = true }))
+    contains("type: unknown name 'vifo'", error_of(vm.create_device, vm, { type = "vifo" }))
+    contains("type: name or integer expected, got nil", error_of(vm.create_device, vm, {}))
+    contains("type: name or integer expected, got boolean", error_of(vm.create_device, vm, { type = true }))
     for _, number in ipairs { -1, 1 << 32, math.mininteger } do
       contains("type: ", error_of(vm.create_device, vm, { type = number }))
     end

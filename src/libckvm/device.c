@@ -109,13 +109,6 @@ uint32_t ckvm_device_type(const struct ckvm_device *device)
 
 /* Attributes -------------------------------------------------------------- */
 
-static int system_ioctl(struct ckvm *kvm, unsigned long request, void *arg)
-{
-	int error = ckvm__check_process(kvm);
-
-	return error ? error : ckvm__ioctl(kvm, kvm->fd, request, arg);
-}
-
 static int device_ioctl(struct ckvm_device *device, unsigned long request,
 			void *arg)
 {
@@ -140,7 +133,7 @@ static int device_ioctl(struct ckvm_device *device, unsigned long request,
 		return call(object_, KVM_SET_DEVICE_ATTR, (void *)a); \
 	}
 
-ATTRIBUTES(ckvm_, ckvm, system_ioctl)
+ATTRIBUTES(ckvm_, ckvm, ckvm__kvm_ioctl)
 ATTRIBUTES(ckvm_vm_, ckvm_vm, ckvm__vm_ioctl)
 ATTRIBUTES(ckvm_vcpu_, ckvm_vcpu, ckvm__vcpu_ioctl)
 ATTRIBUTES(ckvm_device_, ckvm_device, device_ioctl)

@@ -11,45 +11,33 @@
 
 /* Types ------------------------------------------------------------------- */
 
-/* By the kernel's number, which is in the API for good. */
-static const char *const type_names[] = {
-	[1] = "fsl_mpic_20",
-	[2] = "fsl_mpic_42",
-	[3] = "xics",
-	[4] = "vfio",
-	[5] = "arm_vgic_v2",
-	[6] = "flic",
-	[7] = "arm_vgic_v3",
-	[8] = "arm_vgic_its",
-	[9] = "xive",
-	[10] = "arm_pv_time",
-	[11] = "riscv_aia",
-	[12] = "loongarch_ipi",
-	[13] = "loongarch_eiointc",
-	[14] = "loongarch_pchpic",
+static const struct luackvm_constant types[] = {
+	{ "fsl_mpic_20", 1 },
+	{ "fsl_mpic_42", 2 },
+	{ "xics", 3 },
+	{ "vfio", KVM_DEV_TYPE_VFIO },
+	{ "arm_vgic_v2", 5 },
+	{ "flic", 6 },
+	{ "arm_vgic_v3", 7 },
+	{ "arm_vgic_its", 8 },
+	{ "xive", 9 },
+	{ "arm_pv_time", 10 },
+	{ "riscv_aia", 11 },
+	{ "loongarch_ipi", 12 },
+	{ "loongarch_eiointc", 13 },
+	{ "loongarch_pchpic", 14 },
+	{ NULL, 0 },
 };
-
-static const char *type_name(uint32_t type)
-{
-	return type < ARRAY_SIZE(type_names) ? type_names[type] : NULL;
-}
 
 /* type = "vfio", or its number. */
 static uint32_t read_type(lua_State *L)
 {
-	const char *name;
+	uint32_t type;
 
-	if (luackvm_get(L, 2, "type") == LUA_TNUMBER) {
-		lua_pop(L, 1);
-		return (uint32_t)luackvm_integer(L, 2, "type", 0, UINT32_MAX);
-	}
-	name = luackvm_text(L, -1, "type");
-	for (uint32_t i = 0; i < ARRAY_SIZE(type_names); i++)
-		if (type_names[i] && !strcmp(type_names[i], name)) {
-			lua_pop(L, 1);
-			return i;
-		}
-	return (uint32_t)luaL_error(L, "type: unknown device '%s'", name);
+	luackvm_get(L, 2, "type");
+	type = luackvm_constant(L, -1, "type", types);
+	lua_pop(L, 1);
+	return type;
 }
 
 /* Creating ---------------------------------------------------------------- */
@@ -377,8 +365,8 @@ ATTRIBUTES(vm_, vm)
 ATTRIBUTES(vcpu_, vcpu)
 ATTRIBUTES(device_, device)
 
-const luaL_Reg luackvm_device_system_methods[] = { NAMES(system_),
-						   { NULL, NULL } };
+const luaL_Reg luackvm_device_kvm_methods[] = { NAMES(system_),
+						{ NULL, NULL } };
 const luaL_Reg luackvm_device_vm_methods[] = {
 	{ "create_device", create_device },
 	NAMES(vm_),
@@ -414,12 +402,8 @@ static int close_device(lua_State *L)
 /* The name, or the number of a type that has none here. */
 static void push_type(lua_State *L, struct luackvm_box *box)
 {
-	uint32_t type = ckvm_device_type(luackvm_open_object(L, box));
-
-	if (type_name(type))
-		lua_pushstring(L, type_name(type));
-	else
-		lua_pushinteger(L, type);
+	luackvm_push_constant(L, ckvm_device_type(luackvm_open_object(L, box)),
+			      types);
 }
 
 static void push_fd(lua_State *L, struct luackvm_box *box)

@@ -468,8 +468,8 @@ void luackvm_unguard(struct luackvm_guard *guard);
 
 /* device.c ---------------------------------------------------------------- */
 
-extern const luaL_Reg luackvm_device_system_methods[],
-	luackvm_device_vm_methods[], luackvm_device_vcpu_methods[];
+extern const luaL_Reg luackvm_device_kvm_methods[], luackvm_device_vm_methods[],
+	luackvm_device_vcpu_methods[];
 
 /* view.c, exit.c ---------------------------------------------------------- */
 

@@ -306,7 +306,7 @@ static const luaL_Reg *const methods[] = {
 	system_methods,
 	luackvm_cpuid_kvm_methods,
 	luackvm_msr_kvm_methods,
-	luackvm_device_system_methods,
+	luackvm_device_kvm_methods,
 	luackvm_event_kvm_methods,
 	NULL,
 };
