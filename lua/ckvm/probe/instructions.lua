@@ -3,8 +3,9 @@
 local guest = require "ckvm.probe.guest"
 local x86 = require "ckvm.x86"
 
-local SLICE <const>, ENOUGH <const> = 0.004, 0.008 -- seconds of a run, and of the CPU's time
-local SLICES <const> = 40 -- at most, for a host that is busy
+-- Of the CPU's time, for one that may never end: as many times what a guest without any has taken,
+-- and no fewer seconds.
+local TIMES <const>, LEAST <const> = 20, 0.008
 local MXCSR <const> = 0x1f80 -- as after reset; the first word of the data page
 local TSC <const> = 0x10     -- an MSR, in ecx
 local SSE <const> = x86.cr4.osfxsr | x86.cr4.osxmmexcpt
@@ -85,21 +86,14 @@ local function new_guest(kvm, mode)
   local one = guest.new(kvm, mode, "")
   one.vm:attach_io { port = guest.PORT, value = 0 }
   one.vcpu:set_cpuid2(kvm:get_supported_cpuid())
+  local from = os.clock()
+  one:run()
+  one.enough = math.max(LEAST, (os.clock() - from) * TIMES)
   one.cr4 = one.vcpu.sregs.cr4 | SSE
   if pcall(one.vcpu.set_sregs, one.vcpu, { cr4 = one.cr4 | x86.cr4.osxsave }) then
     one.cr4 = one.cr4 | x86.cr4.osxsave
   end
   return one
-end
-
--- An instruction that does not end has had the CPU for some time, however busy the host is.
-local function run_enough(one)
-  local from, ended = os.clock(), nil
-  for _ = 1, SLICES do
-    ended = one:run(SLICE)
-    if ended ~= "timeout" or os.clock() - from >= ENOUGH then break end
-  end
-  return ended
 end
 
 local function run(one, code, regs)
@@ -110,7 +104,7 @@ local function run(one, code, regs)
   one:load(code)
   one:enter(all)
   one.vcpu:set_sregs { cr4 = one.cr4 }
-  return run_enough(one)
+  return one:run(one.enough)
 end
 
 -- "works", or what came instead.

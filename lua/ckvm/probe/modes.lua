@@ -2,7 +2,8 @@
 
 local guest = require "ckvm.probe.guest"
 
-local TIME <const>, TIMES <const> = 0.001, 4 -- seconds; the best counts, for the host is busy
+local TIMES <const> = 4 -- the best counts, for the host is busy
+local TIME <const>, MOST_TIME <const> = 0.001, 0.1 -- seconds, more if nothing comes of it
 local EMULATED <const> = 1 / 100 -- of an exit: what costs more is no instruction of a CPU's
 
 local INC <const> = { -- inc %ecx or %rcx, which counts 2^32 before it is 0 again
@@ -23,15 +24,16 @@ end
 -- Seconds of a round of the loop; nil and how it ended if it did. `counter` tells how many rounds
 -- there were: a name of vcpu.stats, or "loop", which counts in rcx.
 local function time(one, counter)
-  local best = math.huge
+  local best, slice = math.huge, TIME
   for _ = 1, TIMES do
     local before = one.vcpu.stats
     local from = rounds_of(one, before, counter)
-    local ended = one:run(TIME)
+    local ended = one:run_for(slice)
     local after = one.vcpu.stats
     local rounds = rounds_of(one, after, counter) - from
     if ended ~= "timeout" then return nil, ended end
     if rounds > 0 then best = math.min(best, (after.guest_time - before.guest_time) / rounds) end
+    if rounds < 10 then slice = math.min(slice * 4, MOST_TIME) end
   end
   if best == math.huge then return nil, "too slow" end
   return best
