@@ -6,7 +6,8 @@
 --   --filter-out PATTERN  none of these
 --   --tags TAG            only tests tagged #TAG; --exclude-tags TAG: none of these
 --   --verbose             name the tests that pass, too
---   --summary FILE        also write the three numbers of the last line there
+--   --results FILE        also write a line for each test there, as it ends: what became of it, its
+--                         name, and why it was skipped, with tabs between them
 --
 -- Without a file: every spec beside this one. CKVM_REQUIRE_KVM=1 turns tests that are skipped
 -- for lack of KVM ("no KVM...") into failures.
@@ -21,7 +22,7 @@ local filters = {
   ["--filter"] = {}, ["--filter-out"] = {}, ["--tags"] = {}, ["--exclude-tags"] = {},
 }
 local specs, programs = {}, {}
-local verbose, summary = false, nil
+local verbose, results = false, nil
 local passed, failed, skipped = 0, 0, 0
 
 local function die(...)
@@ -37,13 +38,14 @@ local function parse(args)
     option = option or word
     if option == "--verbose" then
       verbose = true
-    elseif filters[option] or option == "--summary" then
+    elseif filters[option] or option == "--results" then
       if not value then
         i = i + 1
         value = args[i] or die("%s takes a value", option)
       end
-      if option == "--summary" then
-        summary = value
+      if option == "--results" then
+        results = io.open(value, "w") or die("cannot write %s", value)
+        results:setvbuf("line")
       else
         table.insert(filters[option], value)
       end
@@ -62,13 +64,19 @@ local function indent(text)
   return "    " .. text:gsub("%s+$", ""):gsub("\n", "\n    ")
 end
 
+local function record(...)
+  if results then results:write((table.concat({ ... }, "\t"):gsub("\n", " ")), "\n") end
+end
+
 local function pass(name)
   passed = passed + 1
+  record("passed", name)
   if verbose then print("ok: " .. name) end
 end
 
 local function fail(name, message)
   failed = failed + 1
+  record("failed", name)
   print("FAILED: " .. name)
   print(indent(message))
 end
@@ -78,6 +86,7 @@ local function skip(name, reason)
     return fail(name, reason .. ", and CKVM_REQUIRE_KVM is set")
   end
   skipped = skipped + 1
+  record("skipped", name, reason)
   print("skipped: " .. name .. ": " .. reason)
 end
 
@@ -193,9 +202,6 @@ for _, program in ipairs(programs) do run_program(program) end
 if #specs > 0 then run_specs(specs) end
 
 if passed + failed + skipped == 0 then die("there was no test to run") end
-if summary then
-  local file <close> = assert(io.open(summary, "w"))
-  file:write(passed, " ", failed, " ", skipped, "\n")
-end
+if results then results:close() end
 print(("%d passed, %d failed, %d skipped"):format(passed, failed, skipped))
 os.exit(failed == 0, true)

@@ -367,6 +367,7 @@ static void unclaimed_access_is_an_exit_unless_caught(void)
 	guest = GUEST(code);
 	CHECK_EQ(run(), CKVM_EXIT);
 	CHECK_EQ(ckvm_vcpu_exit_number(guest.vcpu), CKVM_EXIT_IO_OUT);
+	CHECK_EQ(ckvm_vcpu_finish(guest.vcpu), CKVM_STOPPED);
 	guest_start(guest.vcpu, GUEST_BASE);
 	ckvm_vm_catch(guest.vm, CKVM_EXIT_IO_OUT, 1);
 	CHECK_EQ(run(), CKVM_ACCESS);
