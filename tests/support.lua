@@ -103,6 +103,8 @@ end
 -- told.
 function support.times(full)
   return math.ceil(full / 100 * (tonumber(os.getenv "CKVM_SHARE") or 1))
+end
+
 -- What a shell puts before a command that is to open no file against its permissions: for root,
 -- who has to give up two capabilities, and who then still may do what an owner may.
 function support.obedient()

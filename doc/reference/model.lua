@@ -103,10 +103,16 @@ local function add_chapter(all, block, tag)
   table.insert(all, chapter)
 end
 
+-- lua/ckvm/x86/pages.lua is a part of ckvm.x86.
+local function module_of(all, file)
+  local whole = file:gsub("^(lua/ckvm/%w+)/.*$", "%1.lua")
+  return all.module_of[file] or all.module_of[whole]
+end
+
 -- "vm:add_memory" or "ckvm.open", in a Lua module by its local name: "x86.enter".
 local function chapter_of(all, block, path)
   local owner, name = path:match("^(.+)[.:]([^.:]+)$")
-  local chapter = all.by_name[owner] or all.by_name[all.module_of[block.file]]
+  local chapter = all.by_name[owner] or all.by_name[module_of(all, block.file)]
   if not owner or not chapter then blocks.fail(block, "%s: no chapter for it", path) end
   return chapter, name
 end

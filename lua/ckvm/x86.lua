@@ -116,7 +116,7 @@ end
 -- the GDT (which a guest needs when it loads a segment) and TR stay what they were. `gdt`, `idt`
 -- and `tss` are `{ base =, limit = }` of what the functions of these names have built. Exceptions
 -- in ring 3 need `idt` and `tss`.
--- @param vcpu the vCPU
+-- @tparam vcpu vcpu that is to start there
 -- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
 -- @tparam table start `rip`, `rsp` (0), `rflags` (2); but for real mode `gdt`, `idt`; for `"long"`
 -- and `"user"` `cr3`, as `page_tables` and `identity_map` return it, and `tss`

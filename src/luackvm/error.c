@@ -23,9 +23,9 @@
 
 static const char key;
 
-#define NO_IRQCHIP "there is no in-kernel irqchip: see vm:create_irqchip()"
+#define NO_IRQCHIP \
+	"there is no in-kernel irqchip: vm:create_irqchip() comes before the first vCPU"
 #define NO_PIT "there is no PIT: see vm:create_pit2()"
-#define NO_IRQCHIP "there is no in-kernel irqchip: create it before the vCPU"
 #define NO_NESTED "this KVM has no nested virtualization"
 
 /* What experience says, beyond the C library's text. */

@@ -19,7 +19,7 @@ local function best(fn, count)
   return least / count * 1e6
 end
 
---- KVM_GET_REGS or KVM_SET_REGS, with a table for what it takes or brings. Each set has the next
+-- KVM_GET_REGS or KVM_SET_REGS, with a table for what it takes or brings. Each set has the next
 -- get ask the kernel.
 function costs.regs_us(kvm)
   local one <close> = guest.new(kvm, "real", "")
@@ -30,7 +30,7 @@ function costs.regs_us(kvm)
   end, CALLS) / 2
 end
 
---- CPUID in ring 0, which every KVM handles itself, without an exit to the host's user space.
+-- CPUID in ring 0, which every KVM handles itself, without an exit to the host's user space.
 function costs.cpuid_us(kvm)
   local one <close> = guest.new(kvm, "long", ("\x0f\xa2"):rep(CPUIDS))
   local least = math.huge
@@ -44,7 +44,7 @@ function costs.cpuid_us(kvm)
   return least / CPUIDS * 1e6
 end
 
---- A VM without memory or vCPU: created and closed.
+-- A VM without memory or vCPU: created and closed.
 function costs.create_vm_us(kvm)
   return best(function() kvm:create_vm():close() end, 1)
 end

@@ -24,7 +24,7 @@ local function enable(kvm, name, argument)
   return true, value == 0 and "but check_extension has 0" or nil
 end
 
---- What is printed: a label for each.
+-- What is printed: a label for each.
 enable_cap.entries = {}
 
 for _, entry in ipairs(LIST) do

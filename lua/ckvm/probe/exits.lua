@@ -34,7 +34,7 @@ function exits.coalesced_mmio(kvm)
   end)
 end
 
---- Registers that are read and written at an exit, through the run page where there is one.
+-- Registers that are read and written at an exit, through the run page where there is one.
 function exits.sync_regs(kvm)
   if kvm:check_extension("sync_regs") == 0 then return false, "not there" end
   -- mov $BEFORE, %eax; out; mov %eax, (%bx)

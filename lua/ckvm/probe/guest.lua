@@ -46,12 +46,12 @@ local NAMES <const> = {
   "#SS", "#GP", "#PF", "vector 15", "#MF", "#AC", "#MC", "#XM",
 }
 
---- The usual name of an exception.
+-- The usual name of an exception.
 function guest.exception_name(vector)
   return NAMES[vector] or ("vector 0x%x"):format(vector)
 end
 
---- Where the stub of a vector is, in a page of ring 0's.
+-- Where the stub of a vector is, in a page of ring 0's.
 function guest.stub(vector)
   return STUBS + vector * STUB_SIZE
 end
@@ -75,7 +75,7 @@ local function build(vm)
   return place
 end
 
---- A VM of its own, about to run `code` in that mode of `x86.enter`. Options: `memory`, of
+-- A VM of its own, about to run `code` in that mode of `x86.enter`. Options: `memory`, of
 -- `vm:add_memory`.
 function guest.new(kvm, mode, code, options)
   local vm = kvm:create_vm()
@@ -95,12 +95,12 @@ end
 
 guest.__close = guest.close
 
---- Puts the code in place, with the guest's end behind it.
+-- Puts the code in place, with the guest's end behind it.
 function guest:load(code)
   self.vm:write(guest.CODE, code .. (self.mode == "user" and STORE_END or OUT_END))
 end
 
---- Back to the start of the code, with these registers (rdi and rbx are DATA, so that one encoding
+-- Back to the start of the code, with these registers (rdi and rbx are DATA, so that one encoding
 -- means it in all modes).
 function guest:enter(regs)
   self.vcpu:finish() -- an access that is open would undo a rip that is the same as before
@@ -116,7 +116,7 @@ function guest:enter(regs)
   self.vcpu:set_regs(all)
 end
 
---- Runs it, for so long: returns `"end"` when its code is done, the name of the exception that came
+-- Runs it, for so long: returns `"end"` when its code is done, the name of the exception that came
 -- up, or what `vcpu:run` has returned; after an `io_out` also the port.
 function guest:run_for(seconds)
   local why = self.vcpu:run { timeout = seconds }
@@ -129,7 +129,7 @@ function guest:run_for(seconds)
   return exit.port == END and "end" or why, exit.port
 end
 
---- Runs it until it ends, or has had enough seconds of the CPU's time: `"timeout"`. The slices get
+-- Runs it until it ends, or has had enough seconds of the CPU's time: `"timeout"`. The slices get
 -- longer, as on a slow host the first may end before the guest is entered.
 function guest:run(enough)
   local cpu, clock, slice = os.clock(), ckvm.now(), SLICE
@@ -141,7 +141,7 @@ function guest:run(enough)
   return ended, port
 end
 
---- The ring that the guest is in.
+-- The ring that the guest is in.
 function guest:ring()
   return self.vcpu.sregs.cs.selector & 3
 end

@@ -117,9 +117,9 @@ local function verdict(one, ended, entry)
   return ended == (entry[5] or "end") and "works" or ended
 end
 
---- Runs each instruction in a mode: how it ended, by name: `"works"`, an exception's name, or the
+-- Runs each instruction in a mode: how it ended, by name: `"works"`, an exception's name, or the
 -- exit (`"internal_error"`, `"timeout"`).
--- @tparam[opt] table only names of those to try
+-- `only`: names of those to try
 function instructions.try(kvm, mode, only)
   local one, result = new_guest(kvm, mode), {}
   for _, entry in ipairs(LIST) do
@@ -137,7 +137,7 @@ function instructions.try(kvm, mode, only)
   return result
 end
 
---- The same, as a probe.
+-- The same, as a probe.
 function instructions.instructions(kvm, mode)
   if PLACES[mode] then return instructions.try(kvm, mode) end
 end

@@ -34,7 +34,7 @@ local function move_away_and_back(one)
   one.vm:move_memory(one.ram, 0)
 end
 
---- When a mode with paging sees that the host has changed an entry of a live page table: "at
+-- When a mode with paging sees that the host has changed an entry of a live page table: "at
 -- once", or what it takes: "set_sregs" (of CR3) or "move_memory"; or "never".
 function memory.page_table_edit(kvm, mode)
   if mode ~= "long" and mode ~= "user" then return nil end
@@ -62,17 +62,17 @@ local function dirtied(kvm, mode, code)
   return set
 end
 
---- Does the dirty log have the page of a store?
+-- Does the dirty log have the page of a store?
 function memory.dirty_log(kvm, mode)
   return dirtied(kvm, mode, "\xc6\x07\x01")[guest.DATA] == true -- movb $1, (%rdi)
 end
 
---- Does it have a page that was only fetched from?
+-- Does it have a page that was only fetched from?
 function memory.fetch_dirties(kvm, mode)
   return dirtied(kvm, mode, "")[guest.CODE] == true
 end
 
---- Where RIP is at the exit of an OUT: "behind" it or "at" it.
+-- Where RIP is at the exit of an OUT: "behind" it or "at" it.
 function memory.rip_at_out(kvm, mode)
   local one <close> = guest.new(kvm, mode, "\xe6\x10")
   local ended = one:run()
@@ -81,7 +81,7 @@ function memory.rip_at_out(kvm, mode)
   return offset == 0 and "at" or offset == 2 and "behind" or ("%+d"):format(offset)
 end
 
---- Is a store to read-only memory an exit, and the memory unchanged?
+-- Is a store to read-only memory an exit, and the memory unchanged?
 function memory.readonly(kvm)
   local one <close> = guest.new(kvm, "real", "\xc6\x07\x01") -- movb $1, (%bx)
   local page = one.vm:add_memory { gpa = guest.MMIO, size = guest.PAGE, readonly = true }

@@ -45,21 +45,21 @@ end
 
 local modes = {}
 
---- Nanoseconds an instruction.
+-- Nanoseconds an instruction.
 function modes.instruction_ns(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(INC[mode]))
   local seconds, ended = time(one, "loop")
   return seconds and seconds / 2 * 1e9, ended
 end
 
---- Microseconds of an OUT that is an exit to the host's user space, and back.
+-- Microseconds of an OUT that is an exit to the host's user space, and back.
 function modes.out_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(OUT))
   one.vm:attach_io { port = guest.PORT, value = 0 }
   return microseconds(time(one, "total"))
 end
 
---- The same of a store to an address without memory.
+-- The same of a store to an address without memory.
 function modes.mmio_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(STORE))
   one.vm:attach_mmio { gpa = guest.MMIO, size = guest.PAGE, value = 0 }
@@ -67,14 +67,14 @@ function modes.mmio_us(kvm, mode)
   return microseconds(time(one, "total"))
 end
 
---- Microseconds of an OUT that the kernel queues.
+-- Microseconds of an OUT that the kernel queues.
 function modes.batched_out_us(kvm, mode)
   local one <close> = guest.new(kvm, mode, endless(OUT))
   one.vm:attach_io { port = guest.PORT, batch = true, write = function() end }
   return microseconds(time(one, "batched"))
 end
 
---- "native" or "emulated": by speed alone. `measured` has what is known of the mode already.
+-- "native" or "emulated": by speed alone. `measured` has what is known of the mode already.
 function modes.speed(kvm, mode, measured)
   local instruction = measured.instruction_ns or modes.instruction_ns(kvm, mode)
   local exit = measured.mmio_us or modes.mmio_us(kvm, mode)

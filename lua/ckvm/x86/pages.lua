@@ -30,7 +30,7 @@ end
 
 --- Maps all addresses below `size` to themselves, in 2 MiB pages that ring 0 may read, write and
 -- execute; at least 1 GiB, in whole GiB.
--- @param vm the VM in whose memory the tables are built
+-- @tparam vm vm in whose memory the tables are built
 -- @tparam integer gpa where: `identity_map_size(size)` bytes, page-aligned
 -- @tparam integer size bytes to map, at most 512 GiB
 -- @treturn integer the value for CR3
@@ -92,7 +92,7 @@ end
 -- write =, user =, execute = }`. `gpa` is `va` by default, `page` (4 KiB, 2 MiB or 1 GiB) 4 KiB;
 -- pages may be written and executed unless `write` or `execute` is false, by ring 0 alone unless
 -- `user` is true. `execute = false` needs `x86.efer.nxe`.
--- @param vm the VM in whose memory the tables are built
+-- @tparam vm vm in whose memory the tables are built
 -- @tparam integer gpa where, page-aligned
 -- @tparam table mappings the list; later ones win
 -- @treturn integer the value for CR3
