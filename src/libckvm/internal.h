@@ -142,6 +142,7 @@ enum ckvm__open { OPEN_NONE, OPEN_WRITE, OPEN_READ };
 #define ATTEND_BATCH (1u << 4)	 /* for good: there is, or was, a queue */
 #define ATTEND_FAULT (1u << 5)	 /* the last exit was a memory fault */
 #define ATTEND_HOOK (1u << 6)	 /* for good: KVM_RUN has a hook to call */
+#define ATTEND_WAKE (1u << 7)	 /* the next KVM_RUN is to return at once */
 
 struct ckvm_vcpu {
 	/* The hot loop's. */
@@ -201,7 +202,10 @@ struct ckvm_vcpu {
 	uint64_t caller_ticks; /* while a run was handed back */
 };
 
-/* Also from other threads and signal handlers: the kernel only reads it. */
+/*
+ * By the thread that is in the run alone, and its signal handler: the page goes
+ * when the vCPU is closed. The kernel only reads it.
+ */
 static inline void ckvm__set_immediate_exit(struct ckvm_vcpu *vcpu, bool on)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, on, __ATOMIC_RELAXED);

@@ -3,9 +3,11 @@
  * Getting a vCPU out of the guest: the kick signal, and the timer that sends it
  * when a deadline passes.
  *
- * A signal that arrives between the last check and KVM_RUN would be lost. So
- * the handler sets immediate_exit in the page of the vCPU that its thread is in
- * (or about to be in), and where there is none, notes that it came.
+ * Whoever kicks has the loop come off its straight path, and signals the thread
+ * that is in it. A signal that arrives between the last check and KVM_RUN would
+ * be lost. So the handler sets immediate_exit in the page of the vCPU that its
+ * thread is in (or about to be in), and where there is none, notes that it
+ * came. Nobody else touches that page: it may be gone.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -133,10 +135,10 @@ void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu)
 	pid_t runner;
 	int saved = errno;
 
-	/* A child of fork() does not have the page. */
+	/* In a child of fork() the runner is no thread of this process. */
 	if (ckvm__check_process(vcpu->kvm))
 		return;
-	ckvm__set_immediate_exit(vcpu, true);
+	atomic_fetch_or(&vcpu->attend, ATTEND_WAKE);
 	runner = atomic_load(&vcpu->runner);
 	if (runner)
 		syscall(SYS_tgkill, getpid(), runner, kick_signal);

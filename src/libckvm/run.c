@@ -67,7 +67,7 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 		result = ckvm__send_registers(vcpu);
 	if (result)
 		return result;
-	if (vcpu->finishing || attend & ATTEND_FINISH)
+	if (vcpu->finishing || attend & (ATTEND_FINISH | ATTEND_WAKE))
 		ckvm__set_immediate_exit(vcpu, true);
 	result = enter(vcpu, true);
 	if (!result && attend & ATTEND_HOOK && !ckvm__exit_fits(vcpu)) {
@@ -89,8 +89,8 @@ static int woken(struct ckvm_vcpu *vcpu)
 	int error = 0;
 
 	ckvm__set_immediate_exit(vcpu, false);
-	/* Whoever sets it from here on has set its reason before. */
-	atomic_thread_fence(memory_order_seq_cst);
+	/* Whoever wakes it from here on has set its reason before. */
+	atomic_fetch_and(&vcpu->attend, ~ATTEND_WAKE);
 	if (finished) {
 		error = ckvm__merge_registers(vcpu);
 		vcpu->finishing = false;

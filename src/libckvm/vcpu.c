@@ -282,8 +282,8 @@ void ckvm_vcpu_unref(struct ckvm_vcpu *vcpu)
 }
 
 /*
- * Closed, and not in a run. Who holds a reference may be about to kick, or be
- * in a call on another thread: an empty page takes the place of the kernel's.
+ * Closed, and not in a run. Who holds a reference may be in a call on another
+ * thread: an empty page takes the place of the kernel's.
  */
 void ckvm__vcpu_release(struct ckvm_vcpu *vcpu)
 {
