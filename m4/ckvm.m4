@@ -27,7 +27,7 @@ AC_DEFUN([CKVM_SANITIZERS], [
     CFLAGS=$ckvm_save_CFLAGS
   ])
   AS_IF([test $ckvm_cv_sanitizers = no],
-    [AC_MSG_ERROR([--enable-sanitizers: $CC has no ASan and UBSan runtime (gcc brings libasan and libubsan; clang needs Debian's libclang-rt-dev).])])
+    [AC_MSG_ERROR([--enable-sanitizers: $CC has no runtime for $enable_sanitizers (gcc brings libasan, libubsan and libtsan; clang needs Debian's libclang-rt-dev).])])
   AC_SUBST([$1], ["$2"])
 ])
 
