@@ -129,10 +129,42 @@ local mmio_answers = { read = handler, write = handler, value = bit, device = de
 local segment = options({}, { base = one(0, 0x1000, MMIO), limit = one(0xffff, 0xffffffff),
   selector = little, db = bit, l = bit })
 
+local cap = one("x86_user_space_msr", "exit_hypercall", "split_irqchip", 3)
+local msr = one(0x10, 0x174, 0x175, 0xc0000080, 0xc0000100, 0x474f4f00)
+local ranges = options({ base = msr, nmsrs = one(1, 8), flags = one("read", 3) },
+  { bitmap = one("\0", "\xff") })
+local reg = one(0x2030000200000174, 0x20300002c0000100, 0x2040000200000174, -1)
+local entry = options({ ["function"] = little }, { index = little, eax = value, flags = bit })
+local registers = options({}, { rip = one(CODE), rax = value, rcx = little, rsi = address,
+  rflags = one(2, 0x102, 0x202) })
+local special = options({}, { ds = segment, cs = segment, cr0 = one(0x10, 0x11, -1),
+  cr3 = address, cr4 = one(0, 0x20, 1 << 40), efer = one(0, 0x500) })
+
+local function list_of(make)
+  return function()
+    local list = {}
+    for i = 1, random(0, 4) do list[i] = make() end
+    return list
+  end
+end
+
+-- A block that was got, of the size that is wanted, or cut.
+local function block(size)
+  return function() return ("\0"):rep(random(8) == 1 and random(0, 5000) or size) end
+end
+
+local function msr_values()
+  local map = {}
+  for _ = 1, random(0, 3) do map[msr()] = little() end
+  return map
+end
+
 -- By kind, each method and what it takes.
 local methods = {
   kvm = { get_api_version = {}, create_vm = { options({}, { type = one(0) }) },
-    check_extension = { one("nr_vcpus", 3) }, get_vcpu_mmap_size = {} },
+    check_extension = { one("nr_vcpus", 3) }, get_vcpu_mmap_size = {}, get_supported_cpuid = {},
+    get_emulated_cpuid = {}, get_supported_hv_cpuid = {}, get_msr_index_list = {},
+    get_msr_feature_index_list = {}, get_msrs = { list_of(msr) }, x86_get_mce_cap_supported = {} },
   vm = { check_extension = { little }, create_vcpu = { little }, on = { one("hlt", 5), handler },
     add_memory = { options({ gpa = page, size = one(0x1000, 0x2000) }, { readonly = yes,
       log_dirty = yes, shared = yes, slot = little, file = one("/dev/zero", "/dev/null") }) },
@@ -141,12 +173,27 @@ local methods = {
     read_u8 = { address }, read_u64 = { address }, write_u16 = { address, one(0xf4f4) },
     attach_io = { options({ port = one(PORT, PORT + 2, BATCHED, 0xffff) }, answers) },
     attach_mmio = { options({ gpa = one(0x10000, MMIO, 0xfffff000), size = one(1, 4, 0x1000) },
-      mmio_answers) } },
+      mmio_answers) },
+    enable_cap = { cap, little }, get_tsc_khz = {}, set_tsc_khz = { one(0) },
+    x86_set_msr_filter = { options({}, { flags = bit, ranges = list_of(ranges) }) } },
   vcpu = { run = { limits }, finish = {}, stop = { little }, kick = {}, get_regs = {},
-    get_sregs = {}, get_vcpu_events = {}, set_regs = { options({}, { rip = one(CODE),
-      rax = value, rcx = little, rsi = address, rflags = one(2, 0x102, 0x202) }) },
-    set_sregs = { options({}, { ds = segment, cs = segment, cr0 = one(0x10, 0x11, -1),
-      cr3 = address, cr4 = one(0, 0x20, 1 << 40), efer = one(0, 0x500) }) },
+    get_sregs = {}, get_vcpu_events = {}, set_regs = { registers },
+    set_sregs = { special }, get_sregs2 = {}, set_sregs2 = { special }, enable_cap = { cap },
+    get_cpuid2 = {}, set_cpuid2 = { list_of(entry) }, set_cpuid = { list_of(entry) },
+    get_msrs = { list_of(msr) }, set_msrs = { msr_values }, get_supported_hv_cpuid = {},
+    get_fpu = {}, set_fpu = { options({}, { fcw = little, xmm = list_of(block(16)) }) },
+    get_xcrs = {}, set_xcrs = { options({}, { xcrs = list_of(options({ xcr = bit }, {})) }) },
+    get_debugregs = {}, set_debugregs = { options({}, { db = list_of(address), dr7 = little }) },
+    get_lapic = {}, set_lapic = { block(1024) }, get_xsave = {}, get_xsave2 = {},
+    set_xsave = { block(4096) }, get_nested_state = {}, set_nested_state = { block(128) },
+    get_mp_state = {}, set_mp_state = { one("runnable", "halted", "uninitialized", 5) },
+    get_one_reg = { reg }, set_one_reg = { reg, little }, get_reg_list = {}, nmi = {}, smi = {},
+    kvmclock_ctrl = {}, get_tsc_khz = {}, set_tsc_khz = { one(0) }, set_vapic_addr = { page },
+    tpr_access_reporting = { options({ enabled = bit }, {}) }, x86_setup_mce = { little },
+    x86_set_mce = { options({}, { bank = little, status = value }) },
+    set_guest_debug = { options({}, { control = one("enable", 3, { "enable", "inject_bp" }) }) },
+    set_signal_mask = { list_of(one(1, 10, 64)) }, translate = { address },
+    read = { address, little }, write = { address, hlts }, read_cstring = { address, little },
     set_vcpu_events = { options({}, { nmi = options({}, { pending = bit, masked = bit }),
       interrupt = options({}, { shadow = bit }), flags = little }) } },
   memory = { close = {} }, range = { detach = {} }, buffer = { take = { little } },
