@@ -7,6 +7,7 @@ local ENTRIES <const> = 512 -- of a page table
 local LARGE_PAGE <const> = 2 << 20
 
 --- Bits of an entry of a page table.
+-- @field ckvm.x86.page
 pages.page = {
   present = 1 << 0, write = 1 << 1, user = 1 << 2, write_through = 1 << 3, no_cache = 1 << 4,
   accessed = 1 << 5, dirty = 1 << 6, large = 1 << 7, global = 1 << 8, no_execute = 1 << 63,
@@ -22,6 +23,7 @@ local function directories(size)
 end
 
 --- How many bytes `identity_map` takes for its tables.
+-- @function ckvm.x86.identity_map_size
 -- @tparam integer size of what is mapped, at most 512 GiB
 -- @treturn integer a multiple of the page size
 function pages.identity_map_size(size)
@@ -30,7 +32,8 @@ end
 
 --- Maps all addresses below `size` to themselves, in 2 MiB pages that ring 0 may read, write and
 -- execute; at least 1 GiB, in whole GiB.
--- @tparam vm vm in whose memory the tables are built
+-- @function ckvm.x86.identity_map
+-- @tparam vm vm the VM in whose memory the tables are built
 -- @tparam integer gpa where: `identity_map_size(size)` bytes, page-aligned
 -- @tparam integer size bytes to map, at most 512 GiB
 -- @treturn integer the value for CR3
@@ -92,7 +95,8 @@ end
 -- write =, user =, execute = }`. `gpa` is `va` by default, `page` (4 KiB, 2 MiB or 1 GiB) 4 KiB;
 -- pages may be written and executed unless `write` or `execute` is false, by ring 0 alone unless
 -- `user` is true. `execute = false` needs `x86.efer.nxe`.
--- @tparam vm vm in whose memory the tables are built
+-- @function ckvm.x86.page_tables
+-- @tparam vm vm the VM in whose memory the tables are built
 -- @tparam integer gpa where, page-aligned
 -- @tparam table mappings the list; later ones win
 -- @treturn integer the value for CR3

@@ -4,6 +4,7 @@ local segments = {}
 
 --- Selectors of the table that `gdt` builds; those of ring 3 end in 3. The order is the one that
 -- SYSCALL and SYSRET want: `star` is the value of the MSR STAR for it.
+-- @field ckvm.x86.selector
 segments.selector = {
   code = 0x08, data = 0x10, user_code32 = 0x1b, user_data = 0x23, user_code = 0x2b, tss = 0x30,
   code32 = 0x40,
@@ -17,6 +18,7 @@ local TYPES <const> = { code = 11, data = 3, tss = 11 }
 local BUSY <const> = 2
 
 --- A segment, as `vcpu:set_sregs` takes it: present, in the ring that its selector tells.
+-- @function ckvm.x86.segment
 -- @tparam string kind `"code"`, `"data"` or `"tss"`
 -- @tparam table fields `selector`, `base` (0), `limit` (4 GiB), `bits` of the code: 16, 32 (the
 -- default) or 64
@@ -32,6 +34,7 @@ function segments.segment(kind, fields)
 end
 
 --- A descriptor, as it stands in a GDT.
+-- @function ckvm.x86.descriptor
 -- @tparam table seg a segment, with the fields of `struct kvm_segment`
 -- @treturn string 8 bytes, 16 for a system segment of long mode
 function segments.descriptor(seg)
@@ -44,6 +47,7 @@ function segments.descriptor(seg)
 end
 
 --- A GDT with flat segments for ring 0 and ring 3, 64 and 32 bits, at `x86.selector`.
+-- @function ckvm.x86.gdt
 -- @tparam[opt] table tss `{ base =, limit = }` of the TSS, for LTR: without it there is none
 -- @treturn string its bytes
 function segments.gdt(tss)
@@ -74,6 +78,7 @@ function segments.gdt(tss)
 end
 
 --- An IDT of long mode: interrupt gates to ring 0.
+-- @function ckvm.x86.idt
 -- @tparam table handlers addresses by vector; vectors without one are not present
 -- @tparam[opt] table rings by vector, 3 for those that ring 3 may raise by `INT n`
 -- @treturn string its bytes, up to the last vector that has a handler
@@ -93,6 +98,7 @@ function segments.idt(handlers, rings)
 end
 
 --- A TSS of long mode.
+-- @function ckvm.x86.tss
 -- @tparam table fields `rsp0`, the stack for exceptions from ring 3, and `ports`, a list of those
 -- that ring 3 may access (by default it may access none)
 -- @treturn string its bytes, with the I/O bitmap at their end
