@@ -104,6 +104,26 @@ for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = fal
       assert.equal(why or "hlt", (vcpu:run { timeout = 10 }))
     end
 
+    describe("cr8", function()
+      -- The kernel has a second one, in the run page, and believes that where it has no APIC.
+      local setters = {
+        set_sregs = function(value) vcpu:set_sregs { cr8 = value } end,
+        ["the view"] = function(value) vcpu.sregs.cr8 = value end,
+        set_sregs2 = function(value) vcpu:set_sregs2 { cr8 = value } end,
+      }
+      for setter, set in pairs(setters) do
+        it("set by " .. setter .. " outlives a run", function()
+          guest(OUT_HLT .. HLT)
+          set(5)
+          run("io_out")
+          assert.equal(5, vcpu:get_sregs().cr8)
+          set(6)
+          run()
+          assert.equal(6, vcpu.sregs.cr8)
+        end)
+      end
+    end)
+
     describe("get_regs", function()
       it("has the kernel's fields, and no other", function()
         guest(HLT)

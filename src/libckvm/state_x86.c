@@ -189,11 +189,22 @@ static bool must_wait(const struct ckvm_vcpu *vcpu)
 	       view_written(vcpu, find_view(CKVM_VIEW_SREGS));
 }
 
+/*
+ * Without an in-kernel APIC, KVM_RUN takes cr8 from the run page, whatever
+ * KVM_SET_SREGS has made it.
+ */
+static void hand_over_cr8(struct ckvm_vcpu *vcpu)
+{
+	if (any_written(vcpu, offsetof(struct kvm_sync_regs, sregs.cr8), 8))
+		vcpu->run->cr8 = vcpu->run->s.regs.sregs.cr8;
+}
+
 /* To the kernel: with the next KVM_RUN, where the page is shared. */
 static int hand_over(struct ckvm_vcpu *vcpu)
 {
 	int error = 0;
 
+	hand_over_cr8(vcpu);
 	for (size_t i = 0; i < ARRAY_SIZE(views) && !error; i++) {
 		const struct view *view = &views[i];
 
@@ -259,6 +270,7 @@ int ckvm__flush_registers(struct ckvm_vcpu *vcpu)
 
 	if (likely(!write_pending(vcpu)) || must_wait(vcpu))
 		return 0;
+	hand_over_cr8(vcpu);
 	for (size_t i = 0; i < ARRAY_SIZE(views) && !error; i++)
 		if (view_written(vcpu, &views[i]))
 			error = send(vcpu, &views[i]);
@@ -313,8 +325,10 @@ static int get(struct ckvm_vcpu *vcpu, enum ckvm_view bit, void *out)
 	int error = ckvm__vcpu_check(vcpu);
 
 	/* What is written goes first, so that the kernel's word is returned. */
-	if (!error && view_written(vcpu, view) && !must_wait(vcpu))
+	if (!error && view_written(vcpu, view) && !must_wait(vcpu)) {
+		hand_over_cr8(vcpu);
 		error = send(vcpu, view);
+	}
 	if (!error)
 		error = load(vcpu, view);
 	if (!error)
@@ -351,8 +365,11 @@ static int set(struct ckvm_vcpu *vcpu, enum ckvm_view bit, const void *value)
 	}
 	forget(vcpu, view);
 	empty(vcpu, view);
-	return ckvm__ioctl(vcpu->kvm, vcpu->fd, view->set,
-			   (void *)(uintptr_t)value);
+	error = ckvm__ioctl(vcpu->kvm, vcpu->fd, view->set,
+			    (void *)(uintptr_t)value);
+	if (!error && bit == CKVM_VIEW_SREGS)
+		vcpu->run->cr8 = ((const struct kvm_sregs *)value)->cr8;
+	return error;
 }
 
 int ckvm_vcpu_get_regs(struct ckvm_vcpu *vcpu, struct kvm_regs *regs)

@@ -147,10 +147,15 @@ static int set_open_sregs2(struct ckvm_vcpu *vcpu,
 
 int ckvm_vcpu_set_sregs2(struct ckvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
 {
+	int error;
+
 	if (is_open(vcpu))
 		return set_open_sregs2(vcpu, sregs);
-	return ckvm__vcpu_change(vcpu, KVM_SET_SREGS2,
-				 (void *)(uintptr_t)sregs);
+	error = ckvm__vcpu_change(vcpu, KVM_SET_SREGS2,
+				  (void *)(uintptr_t)sregs);
+	if (!error) /* as in state_x86.c */
+		vcpu->run->cr8 = sregs->cr8;
+	return error;
 }
 
 /* Nested virtualization --------------------------------------------------- */
