@@ -128,9 +128,9 @@ describe("vcpu:set_guest_debug", function()
 
   it("injects an exception, one at a time", function()
     guest("\x40\xf4")
-    handle(3)
-    vcpu:set_guest_debug { control = { "enable", "inject_bp" } }
-    local err = error_of(vcpu.set_guest_debug, vcpu, { control = { "enable", "inject_db" } })
+    handle(1)
+    vcpu:set_guest_debug { control = { "enable", "inject_db" } }
+    local err = error_of(vcpu.set_guest_debug, vcpu, { control = { "enable", "inject_bp" } })
     assert.equal("KVM_SET_GUEST_DEBUG", err.call)
     assert.equal("EBUSY", err.code)
     contains("exception waits", err)

@@ -6,6 +6,7 @@ local support = require "support"
 local contains, error_of = support.contains, support.error_of
 
 local SYSENTER_CS <const>, SYSENTER_ESP <const>, SYSENTER_EIP <const> = 0x174, 0x175, 0x176
+local KERNEL_GS_BASE <const> = 0xc0000102
 local FS_BASE <const>, EFER <const> = 0xc0000100, 0xc0000080
 local NO_MSR <const> = 0x474f4f00 -- "GOO\0": no CPU has it
 
@@ -177,11 +178,11 @@ describe("MSRs of a vCPU:", function()
     end)
 
     it("takes all 64 bits, and nothing", function()
-      local value = 0x7ffffffff000
-      vcpu:set_msrs { [SYSENTER_ESP] = value }
-      assert.equal(value, vcpu:get_msrs({ SYSENTER_ESP })[SYSENTER_ESP])
+      local value = 0xffff923456789abc
+      vcpu:set_msrs { [KERNEL_GS_BASE] = value }
+      assert.equal(value, vcpu:get_msrs({ KERNEL_GS_BASE })[KERNEL_GS_BASE])
       vcpu:set_msrs {}
-      assert.equal(value, vcpu:get_msrs({ SYSENTER_ESP })[SYSENTER_ESP])
+      assert.equal(value, vcpu:get_msrs({ KERNEL_GS_BASE })[KERNEL_GS_BASE])
     end)
 
     it("empties the views: they show what it set", function()

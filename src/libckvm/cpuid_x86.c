@@ -14,6 +14,29 @@ static int ask(struct ckvm *kvm, struct ckvm_vcpu *vcpu, unsigned long request,
 		    : ckvm__kvm_ioctl(kvm, request, arg);
 }
 
+/*
+ * KVM_GET_CPUID2 of Linux 6.1 does not tell how many entries there are, just
+ * when there is no room for them: the least room that is enough is the number.
+ */
+static int count_entries(struct ckvm_vcpu *vcpu, struct kvm_cpuid2 *list)
+{
+	uint32_t low = 0, high = list->nent;
+	int error;
+
+	while (low < high) {
+		list->nent = low + (high - low) / 2;
+		error = ckvm__vcpu_ioctl(vcpu, KVM_GET_CPUID2, list);
+		if (error && error != -E2BIG)
+			return error;
+		if (error)
+			low = list->nent + 1;
+		else
+			high = list->nent;
+	}
+	list->nent = high;
+	return 0;
+}
+
 /* The kernel says that a list is too short, but not how long it must be. */
 static int get_list(struct ckvm *kvm, struct ckvm_vcpu *vcpu,
 		    unsigned long request, struct kvm_cpuid2 **out)
@@ -27,6 +50,8 @@ static int get_list(struct ckvm *kvm, struct ckvm_vcpu *vcpu,
 			return ckvm__fail("malloc", -ENOMEM);
 		list->nent = n;
 		error = ask(kvm, vcpu, request, list);
+		if (!error && request == KVM_GET_CPUID2 && list->nent == n)
+			error = count_entries(vcpu, list);
 		if (error >= 0 && list->nent <= n) {
 			*out = list;
 			return (int)list->nent;

@@ -16,6 +16,7 @@ static struct {
 	uint32_t msrs;	  /* that have come */
 	uint32_t most;	  /* in one call */
 	int xsave;	  /* KVM_CAP_XSAVE2 */
+	bool silent;	  /* KVM_GET_CPUID2 does not tell how many there are */
 	uint64_t mask;	  /* of signals, in the last call */
 	int calls;
 } fake;
@@ -24,7 +25,8 @@ static int fake_cpuid(struct kvm_cpuid2 *list)
 {
 	if (list->nent < fake.entries)
 		return -E2BIG;
-	list->nent = fake.entries;
+	if (!fake.silent)
+		list->nent = fake.entries;
 	for (uint32_t i = 0; i < fake.entries; i++)
 		list->entries[i].function = i;
 	return 0;
@@ -153,6 +155,25 @@ static void cpuid_lists_grow(void)
 			CHECK_EQ(list->entries[j].function, j);
 		free(list);
 		CHECK_EQ(ckvm_vcpu_get_cpuid2(vcpu, &list), sizes[i]);
+		free(list);
+	}
+	ckvm_vm_close(ckvm_vcpu_vm(vcpu));
+}
+
+/* Linux 6.1 */
+static void cpuid2_is_counted_where_the_kernel_does_not(void)
+{
+	static const uint32_t sizes[] = { 0, 1, 2, 100, 255, 256, 257, 300 };
+	struct ckvm_vcpu *vcpu = fake_vcpu();
+	struct kvm_cpuid2 *list;
+
+	fake.silent = true;
+	for (size_t i = 0; i < COUNT(sizes); i++) {
+		fake.entries = sizes[i];
+		CHECK_EQ(ckvm_vcpu_get_cpuid2(vcpu, &list), sizes[i]);
+		CHECK_EQ(list->nent, sizes[i]);
+		for (uint32_t j = 0; j < sizes[i]; j++)
+			CHECK_EQ(list->entries[j].function, j);
 		free(list);
 	}
 	ckvm_vm_close(ckvm_vcpu_vm(vcpu));
@@ -395,6 +416,7 @@ int main(int argc, char **argv)
 	test_begin(argv);
 	test_needs_kvm();
 	PROMISE(cpuid_lists_grow);
+	PROMISE(cpuid2_is_counted_where_the_kernel_does_not);
 	PROMISE(a_cpuid_list_without_end_is_refused);
 	PROMISE(index_lists_grow);
 	PROMISE(nested_state_may_be_its_header_alone);
