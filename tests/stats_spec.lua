@@ -1,6 +1,5 @@
 -- get_stats_fd: what the kernel counts for a VM and a vCPU.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of, LIMITS = support.contains, support.error_of, support.LIMITS

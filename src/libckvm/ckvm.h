@@ -183,7 +183,11 @@ CKVM_API struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm); /* borrowed */
 /* 4.4 on the VM's descriptor (KVM_CAP_CHECK_EXTENSION_VM). */
 CKVM_API int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap);
 
-/* 4.37: -EINVAL if this KVM does not have it, or not these arguments. */
+/*
+ * 4.37: -EINVAL if this KVM does not have it, or not these arguments. The dirty
+ * log goes by KVM_CAP_DIRTY_LOG_RING (8.29; bytes of each vCPU's ring) from
+ * then on: a run empties rings that are full by itself.
+ */
 CKVM_API int ckvm_vm_enable_cap(struct ckvm_vm *vm,
 				const struct kvm_enable_cap *cap);
 
@@ -243,6 +247,22 @@ CKVM_API void *ckvm_memory_data(struct ckvm_memory *memory);
  */
 CKVM_API int64_t ckvm_memory_dirty(struct ckvm_memory *memory, uint64_t *bitmap,
 				   size_t words);
+
+/*
+ * 4.8, for another reader: what one has taken the other still finds. With
+ * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 enabled nothing is taken, but by the next.
+ */
+CKVM_API int64_t ckvm_memory_get_dirty_log(struct ckvm_memory *memory,
+					   uint64_t *bitmap, size_t words);
+
+/*
+ * 4.117: of `count` pages from page `first` on, those in the bitmap are clean
+ * from now on, for that reader. Both are multiples of 64, but for a count up to
+ * the last page (-EINVAL).
+ */
+CKVM_API int ckvm_memory_clear_dirty_log(struct ckvm_memory *memory,
+					 uint64_t first, uint64_t count,
+					 const uint64_t *bitmap);
 
 /*
  * Guest memory by physical address, across adjacent slots: all of it or, with

@@ -118,6 +118,8 @@ int ckvm__dispatch_rest(struct ckvm_vcpu *vcpu)
 		return dispatch_io(vcpu);
 	case KVM_EXIT_MMIO:
 		return dispatch_mmio(vcpu);
+	case KVM_EXIT_DIRTY_RING_FULL:
+		return ckvm__dirty_ring_full(vcpu);
 	default:
 		return CKVM_EXIT;
 	}

@@ -46,8 +46,9 @@ struct ckvm_memory {
 	uint64_t gpa, bytes;
 	uint32_t slot, flags;
 	uint8_t *data;
-	bool may_shrink; /* a file that somebody else may truncate */
-	uint64_t *dirty; /* harvested, and not yet reported; NULL: no log */
+	bool may_shrink;  /* a file that somebody else may truncate */
+	uint64_t *dirty;  /* harvested, and not yet reported; NULL: no log */
+	uint64_t *logged; /* the same, of ckvm_memory_get_dirty_log */
 };
 
 struct ckvm_range {
@@ -113,6 +114,9 @@ struct ckvm_vm {
 	struct ckvm_vcpu *vcpus;
 	struct ckvm__part *parts;
 	struct ckvm__bus bus;
+	uint64_t manual_log;	   /* KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE ... */
+	uint32_t dirty_entries;	   /* of each dirty ring; 0: there are none */
+	uint32_t harvests;	   /* counts them */
 	pthread_mutex_t ring_lock; /* one vCPU drains the queue at a time */
 };
 
@@ -169,6 +173,10 @@ struct ckvm_vcpu {
 	uint8_t stale;	       /* enum ckvm_view to be loaded before use */
 	uint64_t element;      /* of a string access */
 	struct kvm_coalesced_mmio_ring *ring;
+	struct kvm_dirty_gfn *dirty_ring; /* NULL: none */
+	uint32_t dirty_next;		  /* its first entry not harvested */
+	bool dirty_overrun;    /* the kernel has overwritten some, once */
+	uint32_t dirty_serial; /* vm->harvests when it was full of nothing */
 	struct ckvm_access access;
 	void *access_data; /* where a read's answer goes; NULL: nowhere */
 
@@ -337,6 +345,9 @@ int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
 void ckvm__memory_withdraw(struct ckvm_vm *vm);
 void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
 
+/* Every page counts as not written from now on. The caller has the lock. */
+int ckvm__log_anew(struct ckvm_memory *memory);
+
 /* The first one with a byte of [first, last]. The caller has the lock. */
 struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
 				      uint64_t last);
@@ -352,6 +363,20 @@ static inline uint64_t ckvm__last_byte(const struct ckvm_memory *memory)
 int ckvm__check_hugepages(const struct ckvm_memory_config *config);
 
 int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
+
+/* dirty.c, dirty_ring.c --------------------------------------------------- */
+
+int ckvm__create_dirty(struct ckvm_memory *memory);
+
+/* The VM has that capability now. The caller has the lock, as for what follows.
+ */
+void ckvm__dirty_enabled(struct ckvm_vm *vm, const struct kvm_enable_cap *cap);
+int ckvm__harvest_rings(struct ckvm_vm *vm);
+
+/* Without the lock: with a new vCPU, with one that ends, and at its exit. */
+int ckvm__map_dirty_ring(struct ckvm_vcpu *vcpu);
+void ckvm__unmap_dirty_ring(struct ckvm_vcpu *vcpu);
+int ckvm__dirty_ring_full(struct ckvm_vcpu *vcpu);
 
 /* bus.c ------------------------------------------------------------------- */
 

@@ -71,6 +71,16 @@ static int set_region(struct ckvm_memory *memory, uint64_t gpa, uint64_t bytes)
 			   KVM_SET_USER_MEMORY_REGION, &region);
 }
 
+int ckvm__log_anew(struct ckvm_memory *memory)
+{
+	int error;
+
+	memory->flags &= ~CKVM_MEMORY_LOG_DIRTY;
+	error = set_region(memory, memory->gpa, memory->bytes);
+	memory->flags |= CKVM_MEMORY_LOG_DIRTY;
+	return error ? error : set_region(memory, memory->gpa, memory->bytes);
+}
+
 /* Whole pages, not none, and not past 2^64. */
 static int check_place(uint64_t gpa, uint64_t bytes)
 {
@@ -122,10 +132,7 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 	if (error)
 		goto err_free;
 	if (config->flags & CKVM_MEMORY_LOG_DIRTY) {
-		/* As the kernel has it: whole words of 64 pages. */
-		memory->dirty =
-			calloc((config->bytes / PAGE_SIZE + 63) / 64, 8);
-		error = memory->dirty ? 0 : ckvm__fail("malloc", -ENOMEM);
+		error = ckvm__create_dirty(memory);
 		if (error)
 			goto err_unmap;
 	}
@@ -224,6 +231,9 @@ static bool remove_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	if (ckvm__check_process(vm->kvm) || set_region(memory, memory->gpa, 0))
 		return false;
 	unlink_memory(vm, memory);
+	/* Or else it would be told of the next memory in this slot. */
+	if (vm->dirty_entries)
+		ckvm__harvest_rings(vm);
 	unmap(vm, memory);
 	return true;
 }

@@ -438,7 +438,11 @@ static int once(struct ckvm_vcpu *vcpu)
 	if (!end) {
 		ckvm__begin_exit(vcpu);
 		ckvm__count_exit(vcpu);
+		if (vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
+			end = ckvm__dirty_ring_full(vcpu);
 	}
+	if (end == GO_ON)
+		end = 0;
 	if (end == CKVM_KICKED)
 		return ckvm__fail("kick", -EINTR);
 	return end == CKVM_TIMEOUT ? ckvm__fail("timeout", -ETIME) : end;

@@ -151,10 +151,13 @@ static int begin(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu, int fd,
 	error = map_run(vcpu);
 	if (error)
 		goto err_close;
+	error = ckvm__map_dirty_ring(vcpu);
+	if (error)
+		goto err_unmap;
 	error = is_marked(vcpu->run) ? ckvm__fail("from_fd", -EBUSY)
 				     : link_vcpu(vm, vcpu);
 	if (error)
-		goto err_unmap;
+		goto err_unmap_ring;
 	take_page(vcpu->run);
 	/* One from elsewhere may have been left in the middle of an access. */
 	vcpu->open = (uint8_t)ckvm__opens(vcpu->run);
@@ -162,6 +165,8 @@ static int begin(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu, int fd,
 	*out = vcpu;
 	return 0;
 
+err_unmap_ring:
+	ckvm__unmap_dirty_ring(vcpu);
 err_unmap:
 	munmap(vcpu->run, (size_t)vcpu->kvm->run_size);
 err_close:
@@ -289,6 +294,7 @@ void ckvm__vcpu_release(struct ckvm_vcpu *vcpu)
 {
 	struct ckvm_vm *vm = vcpu->vm;
 
+	ckvm__unmap_dirty_ring(vcpu);
 	unlink_vcpu(vm, vcpu);
 	if (!ckvm__check_process(vcpu->kvm)) {
 		leave_page(vcpu->run);

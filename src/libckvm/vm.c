@@ -225,5 +225,16 @@ int ckvm_vm_check_extension(struct ckvm_vm *vm, unsigned int cap)
 
 int ckvm_vm_enable_cap(struct ckvm_vm *vm, const struct kvm_enable_cap *cap)
 {
-	return ckvm__vm_ioctl(vm, KVM_ENABLE_CAP, (void *)(uintptr_t)cap);
+	int result = ckvm__vm_hold(vm);
+
+	if (result)
+		return result;
+	pthread_mutex_lock(&vm->lock);
+	result = ckvm__ioctl(vm->kvm, vm->fd, KVM_ENABLE_CAP,
+			     (void *)(uintptr_t)cap);
+	if (result >= 0)
+		ckvm__dirty_enabled(vm, cap);
+	pthread_mutex_unlock(&vm->lock);
+	ckvm__vm_drop(vm);
+	return result;
 }

@@ -119,6 +119,8 @@ static const struct {
 	{ "KVM_IOEVENTFD", ENOENT, "there is no such ioeventfd to take back" },
 	{ "KVM_GET_STATS_FD", ENOTTY,
 	  "this KVM has no binary_stats_fd, which came with Linux 5.14" },
+	{ "pages", EINVAL,
+	  "first_page and num_pages are multiples of 64, but for the last" },
 	{ "statistics", EBADMSG, "these are no statistics of KVM's" },
 	{ "KVM_INTERRUPT", ENXIO,
 	  "the irqchip is in the kernel: see vm:irq_line" },

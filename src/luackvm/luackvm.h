@@ -518,7 +518,6 @@ int luackvm_vcpu_from_fd(lua_State *L);
 void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box);
 int luackvm_add_memory(lua_State *L); /* memory.c */
 int luackvm_move_memory(lua_State *L);
-int luackvm_dirty_pages(lua_State *L);
 int luackvm_read(lua_State *L);
 int luackvm_write(lua_State *L);
 int luackvm_fill_memory(lua_State *L);
@@ -573,6 +572,13 @@ extern const struct luackvm_state luackvm_irqchip_vm_states[];
 
 /* "pic_master" and so on, or the number, at index; raises with the name. */
 uint32_t luackvm_irqchip_id(lua_State *L, int index, const char *name);
+
+/* dirty.c ----------------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_dirty_vm_methods[];
+
+/* The memory at index, which must be of the VM at 1; raises (memory.c). */
+struct ckvm_memory *luackvm_own_memory(lua_State *L, int index);
 
 /* binary_stats.c ---------------------------------------------------------- */
 

@@ -258,8 +258,7 @@ int luackvm_add_memory(lua_State *L)
 	return 1;
 }
 
-/* The memory at index, which must be of the VM at 1. */
-static struct ckvm_memory *check_own(lua_State *L, int index)
+struct ckvm_memory *luackvm_own_memory(lua_State *L, int index)
 {
 	struct ckvm_memory *memory = luackvm_check(L, index, &luackvm_memory);
 
@@ -285,7 +284,7 @@ static struct ckvm_memory *check_own(lua_State *L, int index)
 int luackvm_move_memory(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
-	struct ckvm_memory *memory = check_own(L, 2);
+	struct ckvm_memory *memory = luackvm_own_memory(L, 2);
 	struct ckvm_memory_config config = { 0 };
 	int error;
 
@@ -296,52 +295,6 @@ int luackvm_move_memory(lua_State *L)
 	if (error)
 		return describe_failure(L, vm, &config, NULL, error);
 	return 0;
-}
-
-/* The dirty log ----------------------------------------------------------- */
-
-/***
- * Which pages the guest has written since the last call, or since the memory
- * was added.
- *
- * @function vm:dirty_pages
- * @tparam memory memory of this VM, added with `log_dirty`
- * @treturn integer[] guest physical addresses of pages, in order
- * @raise what the kernel says; memory that is not logged is misuse
- * @api 4.8 KVM_GET_DIRTY_LOG
- * @c ckvm_memory_dirty
- * @usage
- * local log = vm:add_memory { gpa = 0x200000, size = 0x1000, log_dirty = true }
- * assert(#vm:dirty_pages(log) == 0)
- */
-int luackvm_dirty_pages(lua_State *L)
-{
-	struct ckvm_memory *memory;
-	uint64_t *bitmap, gpa;
-	lua_Integer n = 0;
-	int64_t count;
-	size_t words;
-
-	luackvm_check(L, 1, &luackvm_vm);
-	memory = check_own(L, 2);
-	words = (ckvm_memory_size(memory) / PAGE + 63) / 64;
-	bitmap = lua_newuserdatauv(L, words * 8, 0);
-	count = ckvm_memory_dirty(memory, bitmap, words);
-	if (count == -ENOENT)
-		return luaL_error(L, "the memory was added without log_dirty");
-	if (count < 0)
-		return luackvm_fail(L, (int)count, NULL);
-	gpa = ckvm_memory_gpa(memory);
-	lua_createtable(L, (int)(count < INT32_MAX ? count : 0), 0);
-	for (size_t i = 0; i < words; i++)
-		for (uint64_t bits = bitmap[i]; bits; bits &= bits - 1) {
-			uint64_t page =
-				i * 64 + (unsigned)__builtin_ctzll(bits);
-
-			lua_pushinteger(L, (lua_Integer)(gpa + page * PAGE));
-			lua_rawseti(L, -2, ++n);
-		}
-	return 1;
 }
 
 /* Access ------------------------------------------------------------------ */
