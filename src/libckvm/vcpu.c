@@ -151,11 +151,11 @@ static int begin(struct ckvm_vm *vm, struct ckvm_vcpu *vcpu, int fd,
 	error = map_run(vcpu);
 	if (error)
 		goto err_close;
-	error = ckvm__map_dirty_ring(vcpu);
+	error = is_marked(vcpu->run) ? ckvm__fail("from_fd", -EBUSY)
+				     : ckvm__map_dirty_ring(vcpu);
 	if (error)
 		goto err_unmap;
-	error = is_marked(vcpu->run) ? ckvm__fail("from_fd", -EBUSY)
-				     : link_vcpu(vm, vcpu);
+	error = link_vcpu(vm, vcpu);
 	if (error)
 		goto err_unmap_ring;
 	take_page(vcpu->run);
