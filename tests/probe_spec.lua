@@ -249,6 +249,36 @@ describe("ckvm.probe:", function()
       vm:close()
     end)
 
+    it("single_step", function()
+      local kvm, _, vcpu = support.real_mode("\x90\x90\xf4")
+      vcpu:set_guest_debug { control = { "enable", "singlestep" } }
+      local steps = 0
+      while vcpu:run(support.LIMITS) == "debug" and vcpu.regs.rip == 0x1001 + steps do
+        steps = steps + 1
+        if steps == 2 then break end
+      end
+      local found = ckvm.probe { kvm = kvm, only = { "modes.real.single_step" } }
+      assert.equal(steps == 2, found.modes.real.single_step)
+    end)
+
+    it("sw_breakpoint, hw_breakpoint", function()
+      local found = ckvm.probe({ only = { "modes.real" } }).modes.real
+      for name, debug in pairs {
+        sw_breakpoint = { control = { "enable", "use_sw_bp" } },
+        hw_breakpoint = {
+          control = { "enable", "use_hw_bp" },
+          arch = { debugreg = { 0x1001, 0, 0, 0, 0, 0, 0, 0x402 } },
+        },
+      } do
+        local _, vm, vcpu = support.real_mode("\x90\xcc\xf4")
+        vm:write_u32(3 * 4, 0x2000)
+        vm:write(0x2000, "\xf4")
+        vcpu:set_guest_debug(debug)
+        local ended = vcpu:run(support.LIMITS)
+        assert.equal(ended == "debug" and vcpu.regs.rip == 0x1001, found[name], name)
+      end
+    end)
+
     it("enable_cap", function()
       local vm <close> = ckvm.open():create_vm()
       for _, name in ipairs { "x86_user_space_msr", "pmu_capability", "exception_payload" } do

@@ -30,6 +30,9 @@ probe.in_modes = {
   { "dirty_log", "dirty log has stores", "memory" },
   { "fetch_dirties", "dirty log has fetches", "memory" },
   { "cpuid", "CPUID is the vCPU's", "cpuid" },
+  { "single_step", "single step", "debug" },
+  { "sw_breakpoint", "software breakpoint", "debug" },
+  { "hw_breakpoint", "hardware breakpoint", "debug" },
   { "instructions", nil, "instructions" },
 }
 

@@ -80,6 +80,14 @@ local PLACES <const> = { real = "r", long = "0", user = "3" }
 
 local instructions = {}
 
+-- The parts of the state that XSAVE may have, as leaf 0xd tells; x87 is always one.
+local function supported_xcr0(kvm)
+  for _, entry in ipairs(kvm:get_supported_cpuid()) do
+    if entry["function"] == 0xd and entry.index == 0 then return entry.eax | entry.edx << 32 end
+  end
+  return 1
+end
+
 -- A guest that runs it, with the port that IN, OUT, INS and OUTS use, and all that the KVM supports
 -- switched on.
 local function new_guest(kvm, mode)
@@ -92,6 +100,7 @@ local function new_guest(kvm, mode)
   one.cr4 = one.vcpu.sregs.cr4 | SSE
   if pcall(one.vcpu.set_sregs, one.vcpu, { cr4 = one.cr4 | x86.cr4.osxsave }) then
     one.cr4 = one.cr4 | x86.cr4.osxsave
+    pcall(one.vcpu.set_xcrs, one.vcpu, { xcrs = { { xcr = 0, value = supported_xcr0(kvm) } } })
   end
   return one
 end
