@@ -54,6 +54,8 @@ probe.groups = {
   { "exits", "Exits and memory", {
     { "coalesced_pio", "coalesced OUTs" },
     { "coalesced_mmio", "coalesced MMIO" },
+    { "ioeventfd_pio", "ioeventfd at a port" },
+    { "ioeventfd_mmio", "ioeventfd at an address" },
     { "sync_regs", "registers in the run page" },
     { "readonly", "read-only memory", "memory" },
     { "user_space_msr", "MSRs answered by the host" },

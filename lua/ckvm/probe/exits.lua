@@ -1,5 +1,6 @@
 -- What KVM can do about exits: queue writes, share registers, leave MSRs to the host.
 
+local ckvm = require "ckvm"
 local guest = require "ckvm.probe.guest"
 
 local WRITES <const> = 3
@@ -32,6 +33,27 @@ function exits.coalesced_mmio(kvm)
     range.gpa, range.size = guest.MMIO, guest.PAGE
     one.vm:attach_mmio(range)
   end)
+end
+
+-- A write that signals an eventfd instead of being an exit.
+local function signals(kvm, code, options)
+  local one <close> = guest.new(kvm, "real", code)
+  local event <close> = ckvm.eventfd()
+  options.fd = event
+  one.vm:ioeventfd(options)
+  one:enter { rbx = guest.MMIO }
+  local ended = one:run()
+  local signalled, total = event:read(), one.vcpu.stats.total
+  if ended == "end" and signalled and total == 1 then return true end
+  return false, ("ends in %s, %s"):format(ended, signalled and "signalled" or "no signal")
+end
+
+function exits.ioeventfd_pio(kvm)
+  return signals(kvm, "\xe6\x10", { port = guest.PORT })
+end
+
+function exits.ioeventfd_mmio(kvm)
+  return signals(kvm, "\x88\x07", { gpa = guest.MMIO }) -- mov %al, (%bx)
 end
 
 -- Registers that are read and written at an exit, through the run page where there is one.
