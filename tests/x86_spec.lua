@@ -242,9 +242,9 @@ describe("ckvm.x86:", function()
 
     it("user runs 64-bit code in ring 3, with exceptions that lead to ring 0", function()
       local vm, vcpu = guest()
-      local tss = x86.tss { rsp0 = 0x5000, ports = { 0x10 } }
+      local tss = x86.tss { rsp0 = 0x5000 }
       local place = { base = 0x7000, limit = #tss - 1 }
-      vm:write(0x1000, "\xe6\x10\xe6\x11") -- out %al, $0x10; out %al, $0x11
+      vm:write(0x1000, "\xa2\0\0\0\0\1\0\0\0\xe6\x10") -- movabs %al, 1 << 32; out %al, $0x10
       vm:write(0x4000, "\xf4") -- hlt
       vm:write(0x6000, x86.gdt(place))
       vm:write(0x7000, tss)
@@ -254,14 +254,15 @@ describe("ckvm.x86:", function()
         gdt = { base = 0x6000, limit = 0x47 }, idt = { base = 0x6800, limit = 0xdf },
         cr3 = x86.page_tables(vm, 0x8000, {
           { va = 0x1000, size = 0x2000, user = true }, { va = 0x4000, size = 0x4000 },
+          { va = 1 << 32, gpa = 64 * MiB, size = 0x1000, user = true }, -- no memory
         }),
       })
-      assert.equal("io_out", vcpu:run { timeout = 10 })
+      assert.equal("mmio_write", vcpu:run { timeout = 10 })
       assert.equal(3, vcpu.sregs.cs.selector & 3)
-      assert.equal("hlt", vcpu:run { timeout = 10 }) -- the TSS does not allow port 0x11
+      assert.equal("hlt", vcpu:run { timeout = 10 }) -- the TSS allows no port
       assert.equal(0, vcpu.sregs.cs.selector & 3)
       local code, rip, cs, flags, rsp, ss = string.unpack("<I8I8I8I8I8I8", vm:read(0x4fd0, 48))
-      assert.same({ 0, 0x1002, 0x2b, 0x46, 0x3000, 0x23 }, { code, rip, cs, flags & 0x46, rsp, ss })
+      assert.same({ 0, 0x1009, 0x2b, 0x46, 0x3000, 0x23 }, { code, rip, cs, flags & 0x46, rsp, ss })
     end)
 
     it("leaves the GDT and TR alone unless it is given them", function()

@@ -65,7 +65,7 @@ probe.groups = {
     require("ckvm.probe.enable_cap").entries },
   { "costs", "Costs", {
     { "regs_us", "registers got or set" },
-    { "cpuid_us", "CPUID in ring 0 (no exit)" },
+    { "cpuid_us", "CPUID in ring 0 (no exit)", "modes" },
     { "create_vm_us", "VM, created and closed" },
   } },
 }

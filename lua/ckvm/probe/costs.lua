@@ -1,11 +1,10 @@
--- What calls cost, and an instruction that the kernel emulates; all in microseconds.
+-- What calls cost, in microseconds.
 
 local ckvm = require "ckvm"
 local guest = require "ckvm.probe.guest"
 
 local TIMES <const> = 5 -- the best counts, for the host is busy
 local CALLS <const> = 20 -- at a time
-local CPUIDS <const> = 200
 
 local costs = {}
 
@@ -28,20 +27,6 @@ function costs.regs_us(kvm)
     one.vcpu:set_regs(regs)
     one.vcpu:get_regs()
   end, CALLS) / 2
-end
-
--- CPUID in ring 0, which every KVM handles itself, without an exit to the host's user space.
-function costs.cpuid_us(kvm)
-  local one <close> = guest.new(kvm, "long", ("\x0f\xa2"):rep(CPUIDS))
-  local least = math.huge
-  for _ = 1, TIMES do
-    one:enter()
-    local from = one.vcpu.stats.guest_time
-    local ended = one:run()
-    if ended ~= "end" then error("the guest ends in " .. ended, 0) end
-    least = math.min(least, one.vcpu.stats.guest_time - from)
-  end
-  return least / CPUIDS * 1e6
 end
 
 -- A VM without memory or vCPU: created and closed.
