@@ -43,13 +43,14 @@ extern "C" {
 #define CKVM_API
 #endif
 
-struct ckvm;	    /* /dev/kvm */
-struct ckvm_vm;	    /* one virtual machine */
-struct ckvm_vcpu;   /* one of its processors */
-struct ckvm_device; /* a device that the kernel emulates for it */
-struct ckvm_memory; /* one slot of its memory */
-struct ckvm_range;  /* ports or addresses that somebody answers */
-struct ckvm_buffer; /* bytes that a range has logged */
+struct ckvm;		 /* /dev/kvm */
+struct ckvm_vm;		 /* one virtual machine */
+struct ckvm_vcpu;	 /* one of its processors */
+struct ckvm_device;	 /* a device that the kernel emulates for it */
+struct ckvm_memory;	 /* one slot of its memory */
+struct ckvm_guest_memfd; /* pages that memory may be made of */
+struct ckvm_range;	 /* ports or addresses that somebody answers */
+struct ckvm_buffer;	 /* bytes that a range has logged */
 
 /* Errors ------------------------------------------------------------------ */
 
@@ -210,12 +211,25 @@ struct ckvm_memory_config {
 	uint32_t reserved;
 	uint64_t offset;	/* page-aligned */
 	uint64_t hugepage_size; /* 0: the system's default */
+
+	/* The bytes of this from `offset` on, shared with it; NULL: not. */
+	struct ckvm_memory *memory;
+
+	/*
+	 * What the guest gets where it has pages to itself, from an offset on;
+	 * NULL: none. With GUEST_MEMFD_FLAG_MMAP it is all of the memory.
+	 */
+	struct ckvm_guest_memfd *guest_memfd;
+	uint64_t guest_memfd_offset;
 };
 
 /*
  * 4.35: maps memory and gives it to the guest. -EEXIST if it overlaps a slot,
  * -EINVAL for sizes and addresses that are not whole pages, -ENOMEM. A file
- * may shrink later: the host's own accesses then fail with -EFAULT.
+ * may shrink later: the host's own accesses then fail with -EFAULT. `memory`
+ * may be another VM's, and be closed before this is; -ERANGE if it is too
+ * short, -EBUSY with a file, huge pages or CKVM_MEMORY_SHARED. A guest_memfd
+ * may be closed before this is, too.
  */
 CKVM_API int ckvm_vm_add_memory(struct ckvm_vm *vm,
 				const struct ckvm_memory_config *config,
@@ -263,6 +277,67 @@ CKVM_API int64_t ckvm_memory_get_dirty_log(struct ckvm_memory *memory,
 CKVM_API int ckvm_memory_clear_dirty_log(struct ckvm_memory *memory,
 					 uint64_t first, uint64_t count,
 					 const uint64_t *bitmap);
+
+/*
+ * 4.35, 4.140: a slot as the kernel has it: new, moved, with other flags, or,
+ * with memory_size 0, deleted. The kernel's rules are the ones that count, and
+ * ckvm_vm_read and the others follow. With `of`, userspace_addr is an offset
+ * into that memory, whose mapping then stays as long as the slot does; without,
+ * it is the caller's own memory, which has to stay until the slot is deleted or
+ * the VM has ended. -ERANGE if `of` is too short. A guest_memfd is duplicated.
+ */
+CKVM_API int
+ckvm_vm_set_user_memory_region(struct ckvm_vm *vm,
+			       const struct kvm_userspace_memory_region *region,
+			       struct ckvm_memory *of);
+struct kvm_userspace_memory_region2;
+CKVM_API int ckvm_vm_set_user_memory_region2(
+	struct ckvm_vm *vm, const struct kvm_userspace_memory_region2 *region,
+	struct ckvm_memory *of);
+
+/*
+ * 4.142: pages for memory of this VM (KVM_CAP_GUEST_MEMFD), of which the guest
+ * may have some to itself. The descriptor is closed on exec. -EINVAL for a size
+ * that is not whole pages, and flags that this KVM does not know
+ * (KVM_CAP_GUEST_MEMFD_FLAGS).
+ */
+struct kvm_create_guest_memfd;
+CKVM_API int
+ckvm_vm_create_guest_memfd(struct ckvm_vm *vm,
+			   const struct kvm_create_guest_memfd *args,
+			   struct ckvm_guest_memfd **out);
+CKVM_API void ckvm_guest_memfd_close(struct ckvm_guest_memfd *memfd);
+CKVM_API struct ckvm_guest_memfd *
+ckvm_guest_memfd_ref(struct ckvm_guest_memfd *memfd);
+CKVM_API void ckvm_guest_memfd_unref(struct ckvm_guest_memfd *memfd);
+CKVM_API int ckvm_guest_memfd_fd(const struct ckvm_guest_memfd *memfd);
+CKVM_API uint64_t ckvm_guest_memfd_size(const struct ckvm_guest_memfd *memfd);
+CKVM_API uint64_t ckvm_guest_memfd_flags(const struct ckvm_guest_memfd *memfd);
+
+/*
+ * 4.141: whose pages these are (KVM_MEMORY_ATTRIBUTE_PRIVATE: the guest's
+ * alone). -ENOTTY where KVM_CAP_MEMORY_ATTRIBUTES is 0.
+ */
+struct kvm_memory_attributes;
+CKVM_API int
+ckvm_vm_set_memory_attributes(struct ckvm_vm *vm,
+			      const struct kvm_memory_attributes *attributes);
+
+/*
+ * 4.143: has the pages at hand before the guest touches them. Goes on until all
+ * of the range is done; gpa and size then say what is left, after a failure,
+ * too. -EOPNOTSUPP where KVM_CAP_PRE_FAULT_MEMORY is 0.
+ */
+struct kvm_pre_fault_memory;
+CKVM_API int ckvm_vcpu_pre_fault_memory(struct ckvm_vcpu *vcpu,
+					struct kvm_pre_fault_memory *range);
+
+/*
+ * 4.44, 4.45: how many pages the kernel may use for shadow page tables. -EINVAL
+ * below 64. The second is gone from Linux: -ENOTTY.
+ */
+CKVM_API int ckvm_vm_set_nr_mmu_pages(struct ckvm_vm *vm, unsigned long count);
+CKVM_API int ckvm_vm_get_nr_mmu_pages(struct ckvm_vm *vm);
 
 /*
  * Guest memory by physical address, across adjacent slots: all of it or, with

@@ -153,6 +153,10 @@
 
 /* Memory ------------------------------------------------------------------- */
 
+#ifndef KVM_GET_NR_MMU_PAGES /* gone from headers, and from the kernel */
+#define KVM_GET_NR_MMU_PAGES _IO(KVMIO, 0x45)
+#endif
+
 #ifndef KVM_MEM_GUEST_MEMFD /* 6.8, as the four that follow */
 #define KVM_MEM_GUEST_MEMFD (1UL << 2)
 #endif

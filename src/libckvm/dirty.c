@@ -20,6 +20,8 @@ int ckvm__create_dirty(struct ckvm_memory *memory)
 {
 	size_t words = words_of(memory);
 
+	if (memory->dirty)
+		return 0;
 	memory->dirty = calloc(words, 2 * sizeof(uint64_t));
 	if (!memory->dirty)
 		return ckvm__fail("malloc", -ENOMEM);

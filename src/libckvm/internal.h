@@ -38,6 +38,15 @@ struct ckvm {
 	uint64_t opened_ns, opened_ticks; /* for the length of a tick */
 };
 
+/* What the host has mapped for one slot or more. */
+struct ckvm__mapping {
+	atomic_uint refs;
+	bool owned;	 /* or the caller's, who unmaps it */
+	bool may_shrink; /* an access to it may raise SIGBUS */
+	uint8_t *data;
+	uint64_t bytes;
+};
+
 struct ckvm_memory {
 	atomic_uint refs;
 	atomic_bool closed; /* set under the VM's lock */
@@ -45,8 +54,11 @@ struct ckvm_memory {
 	struct ckvm_memory *next;
 	uint64_t gpa, bytes;
 	uint32_t slot, flags;
-	uint8_t *data;
-	bool may_shrink;  /* a file that somebody else may truncate */
+	struct ckvm__mapping *mapping;
+	uint8_t *data;	 /* in the mapping; NULL: not there any more */
+	bool may_shrink; /* as the mapping says */
+	int guest_memfd; /* a duplicate, without which the guest loses it; -1 */
+	uint64_t guest_memfd_offset;
 	uint64_t *dirty;  /* harvested, and not yet reported; NULL: no log */
 	uint64_t *logged; /* the same, of ckvm_memory_get_dirty_log */
 };
@@ -77,6 +89,11 @@ struct ckvm__part {
 	int fd;
 	struct ckvm_vm *vm; /* which it holds while it has users */
 	struct ckvm__part *next;
+};
+
+struct ckvm_guest_memfd {
+	struct ckvm__part part; /* first: it is what is freed */
+	uint64_t bytes, flags;
 };
 
 /* MMIO ranges by address. Never changed once published. */
@@ -334,21 +351,35 @@ int ckvm__part_ioctl(struct ckvm__part *part, unsigned long request, void *arg);
 void ckvm__part_close(struct ckvm__part *part);
 void ckvm__part_unref(struct ckvm__part *part);
 
-/* mapping.c --------------------------------------------------------------- */
-
-/* Maps what the guest is to have, as the config says; -errno. */
-int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
-
 /* memory.c ---------------------------------------------------------------- */
 
 /* Takes all of it from a VM of which somebody else may have a descriptor. */
 void ckvm__memory_withdraw(struct ckvm_vm *vm);
 void ckvm__memory_end(struct ckvm_vm *vm); /* with no fd of the VM left */
 
-/* Every page counts as not written from now on. The caller has the lock. */
+/* The rest is for who has the VM's lock. */
+
+/* Every page counts as not written from now on. */
 int ckvm__log_anew(struct ckvm_memory *memory);
 
-/* The first one with a byte of [first, last]. The caller has the lock. */
+struct ckvm_memory *ckvm__find_slot(struct ckvm_vm *vm, uint32_t slot);
+void ckvm__link_memory(struct ckvm_vm *vm, struct ckvm_memory *memory);
+void ckvm__unlink_memory(struct ckvm_vm *vm, struct ckvm_memory *memory);
+
+/* A struct with one reference; NULL for want of memory. */
+struct ckvm_memory *ckvm__new_memory(struct ckvm_vm *vm, uint64_t gpa,
+				     uint64_t bytes, uint32_t flags);
+
+/* Duplicates it, for as long as the memory is there. */
+int ckvm__bind_guest_memfd(struct ckvm_memory *memory, int fd, uint64_t offset);
+
+/* With the kernel having let go of it: what the host has for it. */
+void ckvm__forget_memory(struct ckvm_vm *vm, struct ckvm_memory *memory);
+
+/* Whole pages, not none, and not past 2^64. */
+int ckvm__check_place(uint64_t gpa, uint64_t bytes);
+
+/* The first one with a byte of [first, last]. */
 struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
 				      uint64_t last);
 
@@ -359,13 +390,25 @@ static inline uint64_t ckvm__last_byte(const struct ckvm_memory *memory)
 
 /* map.c ------------------------------------------------------------------- */
 
-/* What hugetlb pages of the size, or by default, divide memory into? */
-int ckvm__check_hugepages(const struct ckvm_memory_config *config);
+/*
+ * Maps what the guest is to have, as the config says, or takes another
+ * reference to what is mapped; and where in it the config's bytes are.
+ */
+int ckvm__map(const struct ckvm_memory_config *config,
+	      struct ckvm__mapping **out, uint8_t **data);
+int ckvm__share_mapping(struct ckvm_memory *memory, uint64_t offset,
+			uint64_t bytes, struct ckvm__mapping **out,
+			uint8_t **data);
 
-int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out);
+/* One that is the caller's own; NULL for want of memory. */
+struct ckvm__mapping *ckvm__new_mapping(void *data, uint64_t bytes);
+
+/* In a child of fork() something else may have the addresses by now. */
+void ckvm__unmap(struct ckvm__mapping *mapping, bool same_process);
 
 /* dirty.c, dirty_ring.c --------------------------------------------------- */
 
+/* Room for the log's bits, if there is none yet. */
 int ckvm__create_dirty(struct ckvm_memory *memory);
 
 /* The VM has that capability now. The caller has the lock, as for what follows.

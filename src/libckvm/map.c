@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Where guest memory comes from: the host's own, a memfd, huge pages, a file.
+/*
+ * Where guest memory comes from: the host's own, a memfd, huge pages, a file, a
+ * guest_memfd, other memory; and how long it stays mapped.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <stdlib.h>
 #include <unistd.h>
 #include <fcntl.h>
 
@@ -36,7 +39,7 @@ static int sealed_memfd(const struct ckvm_memory_config *config)
 	return fd;
 }
 
-int ckvm__check_hugepages(const struct ckvm_memory_config *config)
+static int check_hugepages(const struct ckvm_memory_config *config)
 {
 	uint64_t size = config->hugepage_size;
 	struct statfs fs;
@@ -69,7 +72,7 @@ static int check_file(const struct ckvm_memory_config *config)
 	return 0;
 }
 
-int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out)
+static int map_own(const struct ckvm_memory_config *config, uint8_t **out)
 {
 	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE, fd = -1, error;
 	bool own = false;
@@ -112,4 +115,129 @@ int ckvm__map(const struct ckvm_memory_config *config, uint8_t **out)
 	madvise(data, config->bytes, MADV_DONTFORK);
 	*out = data;
 	return 0;
+}
+
+/* Its pages are the guest's: nothing else stands behind its addresses. */
+static bool is_guests(const struct ckvm_memory_config *config)
+{
+	return config->guest_memfd &&
+	       config->guest_memfd->flags & GUEST_MEMFD_FLAG_MMAP;
+}
+
+static int map_guests(const struct ckvm_memory_config *config, uint8_t **out)
+{
+	struct ckvm__part *part = &config->guest_memfd->part;
+	int error = ckvm__part_hold(part);
+	uint8_t *data;
+
+	if (error)
+		return error;
+	data = mmap(NULL, config->bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+		    part->fd, (off_t)config->guest_memfd_offset);
+	error = data == MAP_FAILED ? ckvm__fail("mmap", -errno) : 0;
+	ckvm__part_drop(part);
+	if (error)
+		return error;
+	madvise(data, config->bytes, MADV_DONTFORK);
+	*out = data;
+	return 0;
+}
+
+struct ckvm__mapping *ckvm__new_mapping(void *data, uint64_t bytes)
+{
+	struct ckvm__mapping *mapping = calloc(1, sizeof(*mapping));
+
+	if (!mapping)
+		return NULL;
+	mapping->refs = 1;
+	mapping->data = data;
+	mapping->bytes = bytes;
+	return mapping;
+}
+
+static int create(const struct ckvm_memory_config *config,
+		  struct ckvm__mapping **out)
+{
+	struct ckvm__mapping *mapping = ckvm__new_mapping(NULL, config->bytes);
+	int error;
+
+	if (!mapping)
+		return ckvm__fail("malloc", -ENOMEM);
+	error = is_guests(config) ? map_guests(config, &mapping->data)
+				  : map_own(config, &mapping->data);
+	if (error) {
+		free(mapping);
+		return error;
+	}
+	mapping->owned = true;
+	/* Pages that the guest has to itself raise SIGBUS, too. */
+	mapping->may_shrink =
+		config->flags & CKVM_MEMORY_FILE || is_guests(config);
+	*out = mapping;
+	return 0;
+}
+
+int ckvm__share_mapping(struct ckvm_memory *memory, uint64_t offset,
+			uint64_t bytes, struct ckvm__mapping **out,
+			uint8_t **data)
+{
+	struct ckvm_vm *vm = memory->vm;
+	int error = ckvm__check_process(vm->kvm);
+
+	if (error)
+		return error;
+	pthread_mutex_lock(&vm->lock);
+	if (memory->closed)
+		error = ckvm__fail("closed", -EBADF);
+	else if (offset > memory->bytes || bytes > memory->bytes - offset)
+		error = ckvm__fail("memory", -ERANGE);
+	else {
+		*out = memory->mapping;
+		*data = memory->data + offset;
+		atomic_fetch_add(&memory->mapping->refs, 1);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return error;
+}
+
+/* What says where the memory comes from, twice. */
+static int check_sources(const struct ckvm_memory_config *config)
+{
+	const uint32_t others =
+		CKVM_MEMORY_FILE | CKVM_MEMORY_SHARED | CKVM_MEMORY_HUGEPAGES;
+
+	if (config->flags & CKVM_MEMORY_FILE &&
+	    config->flags & CKVM_MEMORY_HUGEPAGES)
+		return ckvm__fail("hugepages", -EINVAL);
+	if (is_guests(config) && (config->memory || config->flags & others))
+		return ckvm__fail("guest_memfd", -EINVAL);
+	if (config->memory && config->flags & others)
+		return ckvm__fail("memory", -EBUSY);
+	return 0;
+}
+
+int ckvm__map(const struct ckvm_memory_config *config,
+	      struct ckvm__mapping **out, uint8_t **data)
+{
+	int error = check_sources(config);
+
+	if (!error && config->memory)
+		return ckvm__share_mapping(config->memory, config->offset,
+					   config->bytes, out, data);
+	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
+		error = check_hugepages(config);
+	if (!error)
+		error = create(config, out);
+	if (!error)
+		*data = (*out)->data;
+	return error;
+}
+
+void ckvm__unmap(struct ckvm__mapping *mapping, bool same_process)
+{
+	if (atomic_fetch_sub(&mapping->refs, 1) != 1)
+		return;
+	if (mapping->owned && same_process)
+		munmap(mapping->data, mapping->bytes);
+	free(mapping);
 }

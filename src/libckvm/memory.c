@@ -5,8 +5,9 @@
  * The list and the mappings in it are guarded by the VM's lock, so that memory
  * can be removed by one thread while another copies from it (copy.c).
  */
+#include <fcntl.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -25,17 +26,16 @@ struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
 	return NULL;
 }
 
-static bool slot_taken(const struct ckvm_vm *vm, uint32_t slot)
+struct ckvm_memory *ckvm__find_slot(struct ckvm_vm *vm, uint32_t slot)
 {
-	const struct ckvm_memory *memory;
+	struct ckvm_memory *memory = vm->memory;
 
-	for (memory = vm->memory; memory; memory = memory->next)
-		if (memory->slot == slot)
-			return true;
-	return false;
+	while (memory && memory->slot != slot)
+		memory = memory->next;
+	return memory;
 }
 
-static void link_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+void ckvm__link_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 {
 	struct ckvm_memory **at = &vm->memory;
 
@@ -45,7 +45,7 @@ static void link_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	*at = memory;
 }
 
-static void unlink_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+void ckvm__unlink_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 {
 	struct ckvm_memory **at = &vm->memory;
 
@@ -54,21 +54,28 @@ static void unlink_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	*at = memory->next;
 }
 
+/* The first region's struct is the second one's beginning. */
 static int set_region(struct ckvm_memory *memory, uint64_t gpa, uint64_t bytes)
 {
-	struct kvm_userspace_memory_region region = {
+	struct kvm_userspace_memory_region2 region = {
 		.slot = memory->slot,
 		.guest_phys_addr = gpa,
 		.memory_size = bytes,
 		.userspace_addr = (uintptr_t)memory->data,
+		.guest_memfd_offset = memory->guest_memfd_offset,
 	};
+	unsigned long request = KVM_SET_USER_MEMORY_REGION;
 
 	if (memory->flags & CKVM_MEMORY_READONLY)
 		region.flags |= KVM_MEM_READONLY;
 	if (memory->flags & CKVM_MEMORY_LOG_DIRTY)
 		region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
-	return ckvm__ioctl(memory->vm->kvm, memory->vm->fd,
-			   KVM_SET_USER_MEMORY_REGION, &region);
+	if (memory->guest_memfd >= 0) {
+		request = KVM_SET_USER_MEMORY_REGION2;
+		region.flags |= KVM_MEM_GUEST_MEMFD;
+		region.guest_memfd = (uint32_t)memory->guest_memfd;
+	}
+	return ckvm__ioctl(memory->vm->kvm, memory->vm->fd, request, &region);
 }
 
 int ckvm__log_anew(struct ckvm_memory *memory)
@@ -81,8 +88,7 @@ int ckvm__log_anew(struct ckvm_memory *memory)
 	return error ? error : set_region(memory, memory->gpa, memory->bytes);
 }
 
-/* Whole pages, not none, and not past 2^64. */
-static int check_place(uint64_t gpa, uint64_t bytes)
+int ckvm__check_place(uint64_t gpa, uint64_t bytes)
 {
 	if (!bytes || (gpa | bytes) & PAGE_MASK || bytes - 1 > UINT64_MAX - gpa)
 		return ckvm__fail("memory", -EINVAL);
@@ -101,16 +107,66 @@ static int insert(struct ckvm_vm *vm, struct ckvm_memory *memory,
 	if (!(config->flags & CKVM_MEMORY_SLOT) && vm->foreign)
 		return ckvm__fail("slot", -EINVAL);
 	if (!(config->flags & CKVM_MEMORY_SLOT))
-		for (slot = 0; slot_taken(vm, slot);)
+		for (slot = 0; ckvm__find_slot(vm, slot);)
 			slot++;
-	else if (slot_taken(vm, slot))
+	else if (ckvm__find_slot(vm, slot))
 		return ckvm__fail("slot", -EEXIST);
 	memory->slot = slot;
 	error = set_region(memory, config->gpa, config->bytes);
 	if (error)
 		return error;
-	link_memory(vm, memory);
+	ckvm__link_memory(vm, memory);
 	return 0;
+}
+
+struct ckvm_memory *ckvm__new_memory(struct ckvm_vm *vm, uint64_t gpa,
+				     uint64_t bytes, uint32_t flags)
+{
+	struct ckvm_memory *memory = calloc(1, sizeof(*memory));
+
+	if (!memory)
+		return NULL;
+	memory->refs = 1;
+	memory->vm = ckvm_vm_ref(vm);
+	memory->gpa = gpa;
+	memory->bytes = bytes;
+	memory->flags = flags;
+	memory->guest_memfd = -1;
+	return memory;
+}
+
+int ckvm__bind_guest_memfd(struct ckvm_memory *memory, int fd, uint64_t offset)
+{
+	memory->guest_memfd_offset = offset;
+	memory->guest_memfd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return memory->guest_memfd < 0 ? ckvm__fail("fcntl", -errno) : 0;
+}
+
+static int bind_config(struct ckvm_memory *memory,
+		       const struct ckvm_memory_config *config)
+{
+	struct ckvm__part *part = &config->guest_memfd->part;
+	int error = ckvm__part_hold(part);
+
+	if (error)
+		return error;
+	error = ckvm__bind_guest_memfd(memory, part->fd,
+				       config->guest_memfd_offset);
+	ckvm__part_drop(part);
+	return error;
+}
+
+void ckvm__forget_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
+{
+	if (memory->mapping)
+		ckvm__unmap(memory->mapping, !ckvm__check_process(vm->kvm));
+	memory->mapping = NULL;
+	memory->data = NULL;
+	if (memory->guest_memfd >= 0)
+		close(memory->guest_memfd);
+	memory->guest_memfd = -1;
+	free(memory->dirty);
+	memory->dirty = memory->logged = NULL;
 }
 
 static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
@@ -119,41 +175,23 @@ static int create(struct ckvm_vm *vm, const struct ckvm_memory_config *config,
 	struct ckvm_memory *memory;
 	int error;
 
-	memory = calloc(1, sizeof(*memory));
+	memory =
+		ckvm__new_memory(vm, config->gpa, config->bytes, config->flags);
 	if (!memory)
 		return ckvm__fail("malloc", -ENOMEM);
-	memory->refs = 1;
-	memory->vm = ckvm_vm_ref(vm);
-	memory->gpa = config->gpa;
-	memory->bytes = config->bytes;
-	memory->flags = config->flags;
-	memory->may_shrink = config->flags & CKVM_MEMORY_FILE;
-	error = ckvm__map(config, &memory->data);
-	if (error)
-		goto err_free;
-	if (config->flags & CKVM_MEMORY_LOG_DIRTY) {
+	error = ckvm__map(config, &memory->mapping, &memory->data);
+	if (!error && config->flags & CKVM_MEMORY_LOG_DIRTY)
 		error = ckvm__create_dirty(memory);
-		if (error)
-			goto err_unmap;
+	if (!error && config->guest_memfd)
+		error = bind_config(memory, config);
+	if (error) {
+		ckvm__forget_memory(vm, memory);
+		ckvm_memory_unref(memory);
+		return error;
 	}
+	memory->may_shrink = memory->mapping->may_shrink;
 	*out = memory;
 	return 0;
-
-err_unmap:
-	munmap(memory->data, memory->bytes);
-err_free:
-	ckvm_memory_unref(memory);
-	return error;
-}
-
-/* Not in a child, where something else may have the address by now. */
-static void unmap(struct ckvm_vm *vm, struct ckvm_memory *memory)
-{
-	if (!ckvm__check_process(vm->kvm))
-		munmap(memory->data, memory->bytes);
-	memory->data = NULL;
-	free(memory->dirty);
-	memory->dirty = NULL;
 }
 
 #define ALL_FLAGS                                                            \
@@ -166,15 +204,10 @@ static int add_config(struct ckvm_vm *vm,
 		      struct ckvm_memory **out)
 {
 	struct ckvm_memory *memory;
-	int error = check_place(config->gpa, config->bytes);
+	int error = ckvm__check_place(config->gpa, config->bytes);
 
 	if (config->flags & ~ALL_FLAGS)
 		return ckvm__fail("flags", -EINVAL);
-	if (config->flags & CKVM_MEMORY_FILE &&
-	    config->flags & CKVM_MEMORY_HUGEPAGES)
-		return ckvm__fail("hugepages", -EINVAL);
-	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
-		error = ckvm__check_hugepages(config);
 	if (!error)
 		error = create(vm, config, &memory);
 	if (error)
@@ -184,7 +217,7 @@ static int add_config(struct ckvm_vm *vm,
 	error = insert(vm, memory, config);
 	pthread_mutex_unlock(&vm->lock);
 	if (error) {
-		unmap(vm, memory);
+		ckvm__forget_memory(vm, memory);
 		ckvm_memory_unref(memory);
 		return error;
 	}
@@ -230,11 +263,11 @@ static bool remove_memory(struct ckvm_vm *vm, struct ckvm_memory *memory)
 	memory->closed = true;
 	if (ckvm__check_process(vm->kvm) || set_region(memory, memory->gpa, 0))
 		return false;
-	unlink_memory(vm, memory);
+	ckvm__unlink_memory(vm, memory);
 	/* Or else it would be told of the next memory in this slot. */
 	if (vm->dirty_entries)
 		ckvm__harvest_rings(vm);
-	unmap(vm, memory);
+	ckvm__forget_memory(vm, memory);
 	return true;
 }
 
@@ -273,7 +306,7 @@ void ckvm__memory_end(struct ckvm_vm *vm)
 	while ((memory = vm->memory)) {
 		vm->memory = memory->next;
 		memory->closed = true;
-		unmap(vm, memory);
+		ckvm__forget_memory(vm, memory);
 		ckvm_memory_unref(memory);
 	}
 }
@@ -281,20 +314,20 @@ void ckvm__memory_end(struct ckvm_vm *vm)
 /* With the VM held, and its lock. */
 static int move(struct ckvm_vm *vm, struct ckvm_memory *memory, uint64_t gpa)
 {
-	int error = check_place(gpa, memory->bytes);
+	int error = ckvm__check_place(gpa, memory->bytes);
 
 	if (error)
 		return error;
 	if (memory->closed)
 		return ckvm__fail("closed", -EBADF);
-	unlink_memory(vm, memory);
+	ckvm__unlink_memory(vm, memory);
 	if (ckvm__find_memory(vm, gpa, gpa + (memory->bytes - 1)))
 		error = ckvm__fail("memory", -EEXIST);
 	else if (gpa != memory->gpa)
 		error = set_region(memory, gpa, memory->bytes);
 	if (!error)
 		memory->gpa = gpa;
-	link_memory(vm, memory);
+	ckvm__link_memory(vm, memory);
 	return error;
 }
 

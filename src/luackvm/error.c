@@ -98,6 +98,15 @@ static const struct {
 	  "an exception waits already for the guest to take it" },
 	{ "KVM_SET_VAPIC_ADDR", EINVAL,
 	  "no in-kernel irqchip, or no memory at the address" },
+	{ "KVM_SET_MEMORY_ATTRIBUTES", ENOTTY,
+	  "this KVM has no memory attributes" },
+	{ "KVM_PRE_FAULT_MEMORY", EOPNOTSUPP, "this KVM cannot" },
+	{ "KVM_PRE_FAULT_MEMORY", ENOTTY, "this KVM cannot" },
+	{ "KVM_PRE_FAULT_MEMORY", ENOENT, "there is no memory" },
+	{ "KVM_CREATE_GUEST_MEMFD", ENOTTY, "this KVM has no guest_memfd" },
+	{ "KVM_CREATE_GUEST_MEMFD", EINVAL,
+	  "a size that is not whole pages, or flags that this KVM does not "
+	  "know" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

@@ -196,7 +196,7 @@ struct luackvm_type {
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
 	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd,
-	luackvm_stats, luackvm_device;
+	luackvm_stats, luackvm_device, luackvm_guest_memfd;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -470,6 +470,17 @@ void luackvm_unguard(struct luackvm_guard *guard);
 
 extern const luaL_Reg luackvm_device_kvm_methods[], luackvm_device_vm_methods[],
 	luackvm_device_vcpu_methods[];
+
+/* region.c ---------------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_region_vm_methods[],
+	luackvm_region_vcpu_methods[];
+extern const struct luackvm_state luackvm_region_vm_states[];
+
+/* Objects that an option table at 2 has: borrowed, and NULL if it has not. */
+struct ckvm_memory *luackvm_memory_option(lua_State *L, const char *key);
+struct ckvm_guest_memfd *luackvm_guest_memfd_option(lua_State *L,
+						    const char *key);
 
 /* view.c, exit.c ---------------------------------------------------------- */
 

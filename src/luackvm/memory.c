@@ -102,8 +102,17 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 		config->offset = (uint64_t)luackvm_integer(L, 2, "offset", 0,
 							   LUA_MAXINTEGER);
 		check_pages(L, "offset", config->offset);
-		if (!luackvm_has(L, 2, "file"))
+		if (!luackvm_has(L, 2, "file") && !luackvm_has(L, 2, "memory"))
 			luaL_error(L, "offset: of what? 'file' is not given");
+	}
+	config->memory = luackvm_memory_option(L, "memory");
+	config->guest_memfd = luackvm_guest_memfd_option(L, "guest_memfd");
+	if (luackvm_has(L, 2, "guest_memfd_offset")) {
+		config->guest_memfd_offset = (uint64_t)luackvm_integer(
+			L, 2, "guest_memfd_offset", 0, LUA_MAXINTEGER);
+		if (!config->guest_memfd)
+			luaL_error(L, "guest_memfd_offset: of what? "
+				      "'guest_memfd' is not given");
 	}
 }
 
@@ -129,6 +138,26 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 	if (!strcmp(step, "slot"))
 		return luackvm_fail(L, error, "slot %d is taken",
 				    (int)config->slot);
+	if (!strcmp(step, "memory") && error == -ERANGE)
+		return luackvm_fail(L, error,
+				    "the other is shorter than %s bytes from "
+				    "%s on",
+				    luackvm_hex(L, config->bytes),
+				    luackvm_hex(L, config->offset));
+	if (!strcmp(step, "memory") && error == -EBUSY)
+		return luackvm_fail(L, error,
+				    "there is a file, shared or hugepages, "
+				    "too");
+	if (!strcmp(step, "guest_memfd"))
+		return luackvm_fail(L, error,
+				    "it is all of the memory: there is a file, "
+				    "shared, hugepages or other memory, too");
+	if (error == -EINVAL && config->guest_memfd &&
+	    !strcmp(step, "KVM_SET_USER_MEMORY_REGION2"))
+		return luackvm_fail(
+			L, error,
+			"is it this VM's guest_memfd, and long enough? It "
+			"cannot be read-only, logged or moved");
 	if (!strcmp(step, "memory") && error == -EINVAL)
 		return luackvm_fail(L, error, "%s bytes at %s do not fit",
 				    luackvm_hex(L, config->bytes),
@@ -224,8 +253,10 @@ static int open_file(lua_State *L, const struct ckvm_memory_config *config,
 int luackvm_add_memory(lua_State *L)
 {
 	static const char *const keys[] = {
-		"gpa",	"size",	  "slot",   "readonly",	 "log_dirty",
-		"file", "offset", "shared", "hugepages", NULL
+		"gpa",	     "size",   "slot",	      "readonly",
+		"log_dirty", "file",   "offset",      "shared",
+		"hugepages", "memory", "guest_memfd", "guest_memfd_offset",
+		NULL
 	};
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	struct ckvm_memory_config config = { .size = sizeof(config) };

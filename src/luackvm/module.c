@@ -3,9 +3,10 @@
 #include "luackvm.h"
 
 static const struct luackvm_type *const types[] = {
-	&luackvm_system,  &luackvm_vm,	  &luackvm_vcpu,
-	&luackvm_memory,  &luackvm_range, &luackvm_buffer,
-	&luackvm_eventfd, &luackvm_stats, &luackvm_device,
+	&luackvm_system,      &luackvm_vm,    &luackvm_vcpu,
+	&luackvm_memory,      &luackvm_range, &luackvm_buffer,
+	&luackvm_eventfd,     &luackvm_stats, &luackvm_device,
+	&luackvm_guest_memfd,
 };
 
 /* ckvm.now(): seconds, by the clock of timeouts. */

@@ -225,11 +225,13 @@ static const luaL_Reg *const methods[] = {
 	luackvm_stats_vm_methods,
 	luackvm_dirty_vm_methods,
 	luackvm_device_vm_methods,
+	luackvm_region_vm_methods,
 	luackvm_event_vm_methods,
 	NULL,
 };
 static const struct luackvm_state *const states[] = {
 	luackvm_irqchip_vm_states,
+	luackvm_region_vm_states,
 	NULL,
 };
 
