@@ -960,7 +960,8 @@ describe("vm:on, for exits that are no accesses,", function()
     local vcpu = triple_fault()
     assert.equal("shutdown", (vcpu:run(LIMITS)))
     assert.equal("shutdown", vcpu.exit.reason)
-    assert.equal(0x1000, vcpu.regs.rip)
+    local was_reset <const> = vcpu.sregs.cs.base == 0xffff0000
+    assert.equal(was_reset and 0xfff0 or 0x1000, vcpu.regs.rip)
   end)
 
   it("ends the run after shutdown unless the handler returns true", function()
@@ -976,6 +977,8 @@ describe("vm:on, for exits that are no accesses,", function()
     end
     local vcpu, vm = triple_fault()
     vm:on("shutdown", function(_, from)
+      -- Where KVM has reset the vCPU; without nested paging it goes on only with another cr0.
+      from:set_sregs { cs = { base = 0, selector = 0 }, cr0 = 0x10 }
       from.regs.rip = 0x1000 + #UD2
       return true
     end)
@@ -1214,7 +1217,7 @@ describe("a handler that is still running after the deadline", function()
     local vcpu = calling(spin)
     for _ = 1, 3 do
       error_of(vcpu.run, vcpu, { timeout = 0.05 })
-      vcpu:set_regs { rip = 0x1000 }
+      vcpu.regs.rip = 0x1000
     end
     assert.is_nil((debug.gethook()))
     local sum = 0

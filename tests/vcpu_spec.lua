@@ -1110,15 +1110,15 @@ describe("vcpu.stats", function()
   end)
 
   it("counts batched writes apart, as they came with no exit of their own", function()
-    guest(HUNDRED_OUTS)
+    guest("\xb9\x32\x00" .. HUNDRED_OUTS:sub(4)) -- 50: Linux before 6.11 exits after 85
     local values = {}
     local ok = pcall(vm.attach_io, vm, {
       port = 0x10, batch = true, write = function(_, value) table.insert(values, value) end,
     })
     if not ok then pending("this KVM batches no ports") end
     assert.equal("hlt", (vcpu:run { timeout = 10 }))
-    assert.equal(100, #values)
-    assert.equal(100, vcpu.stats.batched)
+    assert.equal(50, #values)
+    assert.equal(50, vcpu.stats.batched)
     assert.same({ hlt = 1 }, vcpu.stats.exits)
   end)
 

@@ -156,7 +156,7 @@ static void writes_come_before_a_kick_or_a_timeout_is_reported(void)
 {
 	struct ckvm_limits limits = { .size = sizeof(limits),
 				      .flags = CKVM_LIMIT_TIMEOUT,
-				      .timeout_ns = 20000000 };
+				      .timeout_ns = 200000000 };
 
 	WITH_CALLBACKS(MOV("a") OUT("\x10") STORE("\x01") SPIN);
 	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &limits), CKVM_TIMEOUT);

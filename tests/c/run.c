@@ -10,6 +10,7 @@
 #define SPIN "\xeb\xfe"
 
 #define SECOND 1000000000u
+#define FIRST_EXIT (SECOND / 5) /* by then the slowest machine has had it */
 
 static struct ckvm_limits limit_exits(uint64_t exits)
 {
@@ -504,7 +505,7 @@ static void the_earlier_of_timeout_and_deadline_counts(void)
 
 static void deadline_passes_while_the_run_is_handed_back(void)
 {
-	struct ckvm_limits limits = limit_time(1000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	WITHOUT_CALLBACKS(OUT_10 SPIN);
 	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &limits), CKVM_ACCESS);
@@ -578,7 +579,7 @@ static void run_inner_briefly(void)
 
 static void inner_run_ends_at_the_deadline_of_the_outer(void)
 {
-	struct ckvm_limits limits = limit_time(2000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	inner = GUEST(SPIN);
 	WITH_DEVICE(OUT_10 SPIN);
@@ -592,7 +593,7 @@ static void inner_run_ends_at_the_deadline_of_the_outer(void)
 
 static void inner_run_leaves_the_outer_its_deadline(void)
 {
-	struct ckvm_limits limits = limit_time(20000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	inner = GUEST(SPIN);
 	WITH_DEVICE(OUT_10 SPIN);
@@ -659,7 +660,7 @@ static void count_late(void *opaque)
 
 static void lateness_is_told_while_the_run_is_handed_back(void)
 {
-	struct ckvm_limits limits = limit_time(1000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	late_calls = 0;
 	ckvm_thread_late(count_late, &device, now() + 1000 * (uint64_t)SECOND,
@@ -691,7 +692,7 @@ static void no_more_lateness(void)
 
 static void lateness_can_be_changed_in_a_callback(void)
 {
-	struct ckvm_limits limits = limit_time(2000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	WITH_DEVICE(OUT_10 SPIN);
 	device.in_callback = no_more_lateness;
@@ -806,7 +807,7 @@ static void finish_keeps_a_kick(void)
 
 static void finish_keeps_a_deadline(void)
 {
-	struct ckvm_limits limits = limit_time(1000000);
+	struct ckvm_limits limits = limit_time(FIRST_EXIT);
 
 	WITHOUT_CALLBACKS(OUT_10 SPIN);
 	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &limits), CKVM_ACCESS);
