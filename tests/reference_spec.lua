@@ -138,7 +138,8 @@ describe("the reference", function()
   end)
 
   it("has every function and field of every module, and no others", function()
-    local pipe <close> = assert(io.popen(("cd '%slua' && find ckvm -name '*.lua'"):format(top)))
+    local list = "cd '%slua' && { ls ckvm/*.lua; grep -l '^-- @module' ckvm/*/*.lua; } | sort -u"
+    local pipe <close> = assert(io.popen(list:format(top)))
     local modules = { ckvm = true }
     for name in pipe:lines() do modules[name:gsub("%.lua$", ""):gsub("/", ".")] = true end
     for name in pairs(modules) do compare(name, members_of(require(name)), {}) end

@@ -12,13 +12,15 @@ local ckvm = require "ckvm"
 local probe = {}
 
 
--- What is tried: result's name, in print, function, and where it is not the module of its group's
--- name, the unit of numbers.
+-- What is tried. Of each: the name of the result and of the function, a label, and the module,
+-- where it is not the group's.
 
+--- The modes: a list of names and labels.
 probe.modes = {
   { "real", "real" }, { "protected", "protected" }, { "long", "ring 0" }, { "user", "ring 3" },
 }
 
+--- What is tried in each mode: a list of names, labels and modules.
 probe.in_modes = {
   { "instruction_ns", "an instruction", "modes" },
   { "out_us", "exit at an OUT", "modes" },
@@ -36,6 +38,7 @@ probe.in_modes = {
   { "instructions", nil, "instructions" },
 }
 
+--- The other groups: a list of names, titles, and such lists.
 probe.groups = {
   { "ring3", "Ring 3 of long mode", {
     { "syscall", "SYSCALL to ring 0" },
@@ -162,7 +165,10 @@ end
 -- time it all took.
 -- @tparam[opt] table options `kvm`, an open one to use; `only`, a list of paths or of their
 -- beginnings: `{ "ring3", "modes.user.speed" }`
--- @treturn table
+-- @treturn table the result
+-- @raise what `ckvm.open` raises where there is no KVM; a string for wrong options
+-- @usage
+-- local found = require("ckvm.probe").run { only = { "ring3.ud2" } }
 function probe.run(options)
   options = options or {}
   if type(options) ~= "table" then blame("probe: a table of options expected") end
@@ -196,17 +202,33 @@ function probe.run(options)
 end
 
 --- What `run` has returned, as text of 80 columns.
+-- @tparam table found what `run` has returned
+-- @treturn string the lines
+-- @raise a string for a table of something else
+-- @usage
+-- local probe = require "ckvm.probe"
+-- print(probe.text(probe.run { only = { "ring3.ud2" } }))
 function probe.text(found)
   return require("ckvm.probe.text")(probe, found)
 end
 
 --- The same as JSON, with sorted keys.
+-- @tparam table found what `run` has returned
+-- @treturn string an object
+-- @raise a string for keys that are no strings
+-- @usage
+-- local probe = require "ckvm.probe"
+-- print(probe.json(probe.run { only = { "costs.regs_us" } }))
 function probe.json(found)
   return require("ckvm.probe.json")(found)
 end
 
---- `ckvm-lua --probe`: probes and prints. Returns nothing, or why there is no KVM.
--- @tparam boolean json
+--- What `ckvm-lua --probe` does: probes and prints.
+-- @tparam[opt] boolean json whether as JSON
+-- @treturn string|nil why there is no KVM
+-- @raise nothing of its own
+-- @usage
+-- assert(not require("ckvm.probe").main())
 function probe.main(json)
   local opened, kvm = pcall(ckvm.open)
   if not opened and type(kvm) == "table" then

@@ -120,6 +120,9 @@ end
 -- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
 -- @tparam table start `rip`, `rsp` (0), `rflags` (2); but for real mode `gdt`, `idt`; for `"long"`
 -- and `"user"` `cr3`, as `page_tables` and `identity_map` return it, and `tss`
+-- @raise a string for an unknown mode or option, or one that is missing; what KVM_SET_SREGS says
+-- @usage
+-- x86.enter(vcpu, "protected", { rip = 0x1000, rsp = 0x8000 })
 function x86.enter(vcpu, mode, start)
   local setup = modes[mode]
   if not setup then error(("unknown mode '%s'"):format(tostring(mode)), 2) end

@@ -9,14 +9,33 @@ static const struct luackvm_type *const types[] = {
 	&luackvm_guest_memfd,
 };
 
-/* ckvm.now(): seconds, by the clock of timeouts. */
+/***
+ * The time, by the clock of timeouts.
+ * @function ckvm.now
+ * @treturn number seconds since some moment
+ * @raise nothing
+ * @usage
+ * local from = ckvm.now()
+ * vm:fill(0, 0x1000, 0)
+ * print(ckvm.now() - from)
+ */
 static int now(lua_State *L)
 {
 	lua_pushnumber(L, (lua_Number)luackvm_now() / 1e9);
 	return 1;
 }
 
-/* ckvm.probe(options): of a module in Lua, which few programs need. */
+/***
+ * What the KVM of this host has, and what of it works when it is tried: `run`
+ * of the module `ckvm.probe`, which is loaded for it.
+ * @function ckvm.probe
+ * @tparam[opt] table options `kvm`, an open one; `only`, names of probes
+ * @treturn table what `run` of `ckvm.probe` returns
+ * @raise what `ckvm.open` raises where there is no KVM; a string for wrong
+ * options
+ * @usage
+ * print(ckvm.probe({ only = { "modes.real.speed" } }).modes.real.speed)
+ */
 static int probe(lua_State *L)
 {
 	int count = lua_gettop(L);

@@ -24,8 +24,11 @@ end
 
 --- How many bytes `identity_map` takes for its tables.
 -- @function ckvm.x86.identity_map_size
--- @tparam integer size of what is mapped, at most 512 GiB
--- @treturn integer a multiple of the page size
+-- @tparam integer size how many bytes are mapped, at most 512 GiB
+-- @treturn integer bytes, a multiple of the page size
+-- @raise a string where `size` is out of that range
+-- @usage
+-- local bytes = x86.identity_map_size(4 << 30) -- 0x6000
 function pages.identity_map_size(size)
   return (2 + directories(size)) * PAGE
 end
@@ -34,9 +37,13 @@ end
 -- execute; at least 1 GiB, in whole GiB.
 -- @function ckvm.x86.identity_map
 -- @tparam vm vm the VM in whose memory the tables are built
--- @tparam integer gpa where: `identity_map_size(size)` bytes, page-aligned
+-- @tparam integer gpa the address, page-aligned, for `identity_map_size(size)` bytes
 -- @tparam integer size bytes to map, at most 512 GiB
 -- @treturn integer the value for CR3
+-- @raise a string where `gpa` or `size` is wrong, or no memory is there
+-- @usage
+-- local cr3 = x86.identity_map(vm, 0x4000, 1 << 30)
+-- x86.enter(vcpu, "long", { rip = 0x1000, cr3 = cr3 })
 function pages.identity_map(vm, gpa, size)
   local count <const> = directories(size)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
@@ -97,10 +104,15 @@ end
 -- `user` is true. `execute = false` needs `x86.efer.nxe`.
 -- @function ckvm.x86.page_tables
 -- @tparam vm vm the VM in whose memory the tables are built
--- @tparam integer gpa where, page-aligned
+-- @tparam integer gpa the address where, page-aligned
 -- @tparam table mappings the list; later ones win
 -- @treturn integer the value for CR3
 -- @treturn integer the address behind the tables
+-- @raise a string where a mapping is wrong, or no memory is there for a table
+-- @usage
+-- local cr3 = x86.page_tables(vm, 0x4000, {
+--   { va = 0x1000, size = 0x3000 }, { va = 1 << 40, gpa = 0x2000, size = 0x1000, user = true },
+-- })
 function pages.page_tables(vm, gpa, mappings)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
     error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
