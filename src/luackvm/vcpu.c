@@ -136,15 +136,18 @@ int luackvm_vcpu_from_fd(lua_State *L)
 void luackvm_list_vcpus(lua_State *L, struct luackvm_box *box)
 {
 	struct ckvm_vm *vm = luackvm_open_object(L, box);
+	struct luackvm_box *holder = luackvm_new_box(L, &luackvm_vcpu);
 	struct ckvm_vcpu *vcpu;
 	unsigned long id = 0;
 
 	lua_newtable(L);
 	for (int i = 1; (vcpu = ckvm_vm_find_vcpu(vm, id)); i++) {
 		id = ckvm_vcpu_id(vcpu) + 1;
+		holder->held = vcpu; /* what comes now may raise */
 		luackvm_push_vcpu(L, 1, vcpu);
-		ckvm_vcpu_unref(vcpu);
 		lua_rawseti(L, -2, i);
+		holder->held = NULL;
+		ckvm_vcpu_unref(vcpu);
 	}
 }
 
