@@ -124,89 +124,97 @@ static const char *file_path(lua_State *L)
 	return luackvm_text(L, -1, "file");
 }
 
+static bool failed_at(const char *step)
+{
+	return !strcmp(ckvm_errop(), step);
+}
+
+static int describe_overlap(lua_State *L, struct ckvm_vm *vm,
+			    const struct ckvm_memory_config *config,
+			    const char *bytes, const char *gpa)
+{
+	struct ckvm_memory *other =
+		ckvm_vm_find_memory(vm, config->gpa, config->bytes);
+	uint64_t other_gpa, other_bytes;
+	int slot;
+
+	if (!other) /* any more */
+		return luackvm_fail(L, -EEXIST, NULL);
+	other_gpa = ckvm_memory_gpa(other);
+	other_bytes = ckvm_memory_size(other);
+	slot = (int)ckvm_memory_slot(other);
+	ckvm_memory_unref(other);
+	return luackvm_fail(L, -EEXIST,
+			    "%s bytes at %s overlap slot %d, %s at %s", bytes,
+			    gpa, slot, luackvm_hex(L, other_bytes),
+			    luackvm_hex(L, other_gpa));
+}
+
+/* Pushes the hint for -EINVAL; NULL: there is none. */
+static const char *invalid_hint(lua_State *L,
+				const struct ckvm_memory_config *config,
+				const char *bytes, const char *gpa)
+{
+	if (failed_at("slot"))
+		return "needed, since this VM comes from elsewhere, and may "
+		       "have others";
+	if (failed_at("memory"))
+		return lua_pushfstring(L, "%s bytes at %s do not fit", bytes,
+				       gpa);
+	if (failed_at("hugepages"))
+		return lua_pushfstring(
+			L, "%s bytes are not a multiple of the huge page size",
+			bytes);
+	if (config->guest_memfd && failed_at("KVM_SET_USER_MEMORY_REGION2"))
+		return "is it this VM's guest_memfd, and long enough? It "
+		       "cannot be read-only, logged or moved";
+	if (!failed_at("KVM_SET_USER_MEMORY_REGION"))
+		return NULL;
+	if (config->flags & CKVM_MEMORY_SLOT)
+		gpa = lua_pushfstring(L, "%s in slot %d", gpa,
+				      (int)config->slot);
+	return lua_pushfstring(L,
+			       "%s bytes at %s: beyond this KVM's physical "
+			       "addresses, or its slots (nr_memslots)",
+			       bytes, gpa);
+}
+
 static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 			    const struct ckvm_memory_config *config,
 			    const char *path, int error)
 {
-	struct ckvm_memory *other = NULL;
-	const char *step = ckvm_errop();
+	const char *bytes = luackvm_hex(L, config->bytes);
+	const char *gpa = luackvm_hex(L, config->gpa), *hint = NULL;
 
-	if (!strcmp(step, "slot") && error == -EINVAL)
-		return luackvm_fail(L, error,
-				    "needed, since this VM comes from "
-				    "elsewhere, and may have others");
-	if (!strcmp(step, "slot"))
-		return luackvm_fail(L, error, "slot %d is taken",
-				    (int)config->slot);
-	if (!strcmp(step, "memory") && error == -ERANGE)
-		return luackvm_fail(L, error,
-				    "the other is shorter than %s bytes from "
-				    "%s on",
-				    luackvm_hex(L, config->bytes),
-				    luackvm_hex(L, config->offset));
-	if (!strcmp(step, "memory") && error == -EBUSY)
-		return luackvm_fail(L, error,
-				    "there is a file, shared or hugepages, "
-				    "too");
-	if (!strcmp(step, "guest_memfd"))
-		return luackvm_fail(L, error,
-				    "it is all of the memory: there is a file, "
-				    "shared, hugepages or other memory, too");
-	if (error == -EINVAL && config->guest_memfd &&
-	    !strcmp(step, "KVM_SET_USER_MEMORY_REGION2"))
-		return luackvm_fail(
-			L, error,
-			"is it this VM's guest_memfd, and long enough? It "
-			"cannot be read-only, logged or moved");
-	if (!strcmp(step, "memory") && error == -EINVAL)
-		return luackvm_fail(L, error, "%s bytes at %s do not fit",
-				    luackvm_hex(L, config->bytes),
-				    luackvm_hex(L, config->gpa));
-	if (error == -EINVAL && !strcmp(step, "KVM_SET_USER_MEMORY_REGION"))
-		return luackvm_fail(
-			L, error,
-			"%s bytes at %s%s: beyond this KVM's physical "
-			"addresses, or its slots (nr_memslots)",
-			luackvm_hex(L, config->bytes),
-			luackvm_hex(L, config->gpa),
-			config->flags & CKVM_MEMORY_SLOT
-				? lua_pushfstring(L, " in slot %d",
-						  (int)config->slot)
-				: "");
-	if (error == -EINVAL && !strcmp(step, "hugepages"))
-		return luackvm_fail(L, error,
-				    "%s bytes are not a multiple of the huge "
-				    "page size",
-				    luackvm_hex(L, config->bytes));
+	if (error == -EEXIST && !failed_at("slot"))
+		return describe_overlap(L, vm, config, bytes, gpa);
 	if (error == -EEXIST)
-		other = ckvm_vm_find_memory(vm, config->gpa, config->bytes);
-	if (other) {
-		uint64_t gpa = ckvm_memory_gpa(other);
-		uint64_t bytes = ckvm_memory_size(other);
-		int slot = (int)ckvm_memory_slot(other);
-
-		ckvm_memory_unref(other);
-		return luackvm_fail(L, error,
-				    "%s bytes at %s overlap slot %d, %s at %s",
-				    luackvm_hex(L, config->bytes),
-				    luackvm_hex(L, config->gpa), slot,
-				    luackvm_hex(L, bytes), luackvm_hex(L, gpa));
-	}
-	if (error == -ENOMEM && config->flags & CKVM_MEMORY_HUGEPAGES)
-		return luackvm_fail(L, error,
-				    "not enough huge pages are reserved: see "
-				    "/proc/sys/vm/nr_hugepages");
-	if (error == -ENOMEM)
-		return luackvm_fail(L, error, "%s bytes of memory",
-				    luackvm_hex(L, config->bytes));
-	if (path && error == -ERANGE)
-		return luackvm_fail(L, error,
-				    "%s is shorter than %s bytes from %s on",
-				    path, luackvm_hex(L, config->bytes),
-				    luackvm_hex(L, config->offset));
-	if (path)
-		return luackvm_fail(L, error, "%s: %s", path, strerror(-error));
-	return luackvm_fail(L, error, NULL);
+		hint = lua_pushfstring(L, "slot %d is taken",
+				       (int)config->slot);
+	else if (error == -EINVAL)
+		hint = invalid_hint(L, config, bytes, gpa);
+	else if (error == -ENOMEM && config->flags & CKVM_MEMORY_HUGEPAGES)
+		hint = "not enough huge pages are reserved: see "
+		       "/proc/sys/vm/nr_hugepages";
+	else if (error == -ENOMEM)
+		hint = lua_pushfstring(L, "%s bytes of memory", bytes);
+	else if (failed_at("guest_memfd"))
+		hint = "it is all of the memory: there is a file, shared, "
+		       "hugepages or other memory, too";
+	else if (error == -EBUSY && failed_at("memory"))
+		hint = "there is a file, shared or hugepages, too";
+	else if (error == -ERANGE && failed_at("memory"))
+		hint = lua_pushfstring(
+			L, "the other is shorter than %s bytes from %s on",
+			bytes, luackvm_hex(L, config->offset));
+	else if (error == -ERANGE && path)
+		hint = lua_pushfstring(
+			L, "%s is shorter than %s bytes from %s on", path,
+			bytes, luackvm_hex(L, config->offset));
+	if (hint)
+		return luackvm_fail(L, error, "%s", hint);
+	return path ? luackvm_fail(L, error, "%s: %s", path, strerror(-error))
+		    : luackvm_fail(L, error, NULL);
 }
 
 static int open_file(lua_State *L, const struct ckvm_memory_config *config,
