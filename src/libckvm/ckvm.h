@@ -103,8 +103,9 @@ enum ckvm_access_exit {
  * Sees every ioctl of the objects under one struct ckvm. `before` may answer in
  * the kernel's place: a result other than CKVM_HOOK_CALL is what the caller
  * gets, and the call is not made. Either may be NULL. Both run on the thread
- * that makes the call, and must not call ckvm. An exit that a hook makes up,
- * and whose data would not be in the page, ends the run with -EPROTO.
+ * that makes the call, and must call nothing of ckvm but the functions that
+ * name things. An exit that a hook makes up, and whose data would not be in the
+ * page, ends the run with -EPROTO.
  */
 #define CKVM_HOOK_CALL INT32_MIN
 struct ckvm_hook {
