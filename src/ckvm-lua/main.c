@@ -24,11 +24,17 @@ enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_USAGE = 2, STATUS_SIGINT = 130 };
  */
 static void check_stdout(void)
 {
+	int error;
+
 	errno = 0;
 	if (fflush(stdout) == 0 && !ferror(stdout))
 		return;
+	error = errno;
+	/* print() has seen why, and told nobody: it may be had again. */
+	if (!error && write(STDOUT_FILENO, "", 0) < 0)
+		error = errno;
 	fprintf(stderr, PROGRAM ": standard output: %s\n",
-		errno ? strerror(errno) : "write error");
+		error ? strerror(error) : "write error");
 	_exit(STATUS_ERROR);
 }
 

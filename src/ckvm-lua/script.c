@@ -73,6 +73,10 @@ static const char *find_script(lua_State *L, const char *name)
 	const char *directory = host_scripts_directory();
 	const char *path;
 
+	if (!*name) {
+		lua_pushliteral(L, "the script's name is empty");
+		return NULL;
+	}
 	if (strchr(name, '/') || access(name, F_OK) == 0)
 		return lua_pushstring(L, name);
 	path = lua_pushfstring(L, "%s/%s", directory, name);
