@@ -2,7 +2,8 @@
 /*
  * What kernel headers older than the running kernel lack, so that a binary
  * built on an old distribution uses a new kernel. Each entry names the release
- * that brought it, as far as 6.19.
+ * that brought it, as far as 6.19. The oldest headers that it was tried with
+ * are those of 5.15, of Ubuntu 22.04.
  */
 #ifndef CKVM_COMPAT_H
 #define CKVM_COMPAT_H
@@ -15,6 +16,9 @@
 
 #ifndef KVM_CAP_COALESCED_PIO /* 4.20 */
 #define KVM_CAP_COALESCED_PIO 162
+#endif
+#ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL /* 6.1 */
+#define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
 #endif
 #ifndef KVM_CAP_S390_PROTECTED_ASYNC_DISABLE /* 6.2 */
 #define KVM_CAP_S390_PROTECTED_ASYNC_DISABLE 224
@@ -111,6 +115,12 @@
 #define KVM_GET_XSAVE2 _IOR(KVMIO, 0xcf, struct kvm_xsave)
 #endif
 
+#ifndef KVM_EXIT_RISCV_SBI /* 5.16 */
+#define KVM_EXIT_RISCV_SBI 35
+#endif
+#ifndef KVM_EXIT_RISCV_CSR /* 6.0 */
+#define KVM_EXIT_RISCV_CSR 36
+#endif
 #ifndef KVM_EXIT_NOTIFY /* 6.0 */
 #define KVM_EXIT_NOTIFY 37
 #endif
@@ -210,7 +220,35 @@ struct kvm_pre_fault_memory {
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
 #endif
 
+/* Interrupts, vCPUs -------------------------------------------------------- */
+
+#ifndef KVM_IRQ_ROUTING_XEN_EVTCHN /* 5.17 */
+#define KVM_IRQ_ROUTING_XEN_EVTCHN 5
+struct kvm_irq_routing_xen_evtchn {
+	__u32 port;
+	__u32 vcpu;
+	__u32 priority;
+};
+#endif
+#ifndef KVM_MP_STATE_SUSPENDED /* 6.0 */
+#define KVM_MP_STATE_SUSPENDED 10
+#endif
+
 /* x86 ---------------------------------------------------------------------- */
+
+#ifndef KVM_CLOCK_REALTIME /* 5.16 */
+#define KVM_CLOCK_REALTIME (1 << 2)
+#endif
+#ifndef KVM_VCPU_TSC_CTRL /* 5.16 */
+#define KVM_VCPU_TSC_CTRL 0
+#define KVM_VCPU_TSC_OFFSET 0
+#endif
+#ifndef KVM_X86_XCOMP_GUEST_SUPP /* 5.17 */
+#define KVM_X86_XCOMP_GUEST_SUPP 0
+#endif
+#ifndef KVM_VCPUEVENT_VALID_TRIPLE_FAULT /* 6.1 */
+#define KVM_VCPUEVENT_VALID_TRIPLE_FAULT 0x20
+#endif
 
 /* Types for KVM_CREATE_VM. */
 #ifndef KVM_X86_DEFAULT_VM /* 6.8 */
@@ -258,6 +296,15 @@ struct kvm_pre_fault_memory {
 	(offsetof(struct kvm_vcpu_events, smi) + \
 	 sizeof(((struct kvm_vcpu_events *)0)->smi))
 
+struct ckvm_clock_data { /* realtime, host_tsc: 5.16 */
+	__u64 clock;
+	__u32 flags;
+	__u32 pad0;
+	__u64 realtime;
+	__u64 host_tsc;
+	__u32 pad[4];
+};
+
 /* Payloads of struct kvm_run, all of which begin where `hw` does. */
 #define CKVM_EXIT_PAYLOAD offsetof(struct kvm_run, hw)
 
@@ -265,6 +312,20 @@ struct ckvm_exit_system_event { /* ndata and data: 5.19 */
 	__u32 type;
 	__u32 ndata;
 	__u64 data[16];
+};
+
+struct ckvm_exit_riscv_sbi { /* 5.16 */
+	unsigned long extension_id;
+	unsigned long function_id;
+	unsigned long args[6];
+	unsigned long ret[2];
+};
+
+struct ckvm_exit_riscv_csr { /* 6.0 */
+	unsigned long csr_num;
+	unsigned long new_value;
+	unsigned long write_mask;
+	unsigned long ret_value;
 };
 
 struct ckvm_exit_notify { /* 6.0 */

@@ -4,6 +4,7 @@
 
 #include <linux/kvm.h>
 
+#include "compat.h"
 #include "luackvm.h"
 
 /* mp_state: the struct's one field, by name ------------------------------- */

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "compat.h"
 #include "luackvm.h"
 
 static int create_irqchip(lua_State *L)

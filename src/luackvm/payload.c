@@ -34,6 +34,9 @@
 #define LATER_ANSWER(part, member)                                      \
 	AT(#member, struct ckvm_exit_##part, CKVM_EXIT_PAYLOAD, member, \
 	   member, 0, PAYLOAD_ANSWER)
+#define LATER_ARRAY(part, member, n, bits)                              \
+	AT(#member, struct ckvm_exit_##part, CKVM_EXIT_PAYLOAD, member, \
+	   member[0], n, bits)
 #define TDX(part, member)                                                 \
 	AT(#member, struct ckvm_exit_tdx, CKVM_EXIT_PAYLOAD, part.member, \
 	   part.member, 0, 0)
@@ -221,17 +224,17 @@ static const struct luackvm_field xen_hcall[] = {
 	ARRAY(xen.u.hcall, params, 6), END,
 };
 static const struct luackvm_field riscv_sbi[] = {
-	FIELD(riscv_sbi, extension_id),
-	FIELD(riscv_sbi, function_id),
-	ARRAY(riscv_sbi, args, 6),
-	ANSWERS(riscv_sbi, ret, 2),
+	LATER(riscv_sbi, extension_id),
+	LATER(riscv_sbi, function_id),
+	LATER_ARRAY(riscv_sbi, args, 6, 0),
+	LATER_ARRAY(riscv_sbi, ret, 2, PAYLOAD_ANSWER),
 	END,
 };
 static const struct luackvm_field riscv_csr[] = {
-	FIELD(riscv_csr, csr_num),
-	FIELD(riscv_csr, new_value),
-	FIELD(riscv_csr, write_mask),
-	ANSWER(riscv_csr, ret_value),
+	LATER(riscv_csr, csr_num),
+	LATER(riscv_csr, new_value),
+	LATER(riscv_csr, write_mask),
+	LATER_ANSWER(riscv_csr, ret_value),
 	END,
 };
 static const struct luackvm_field notify[] = { LATER(notify, flags), END };

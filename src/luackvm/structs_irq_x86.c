@@ -4,6 +4,7 @@
 
 #include <linux/kvm.h>
 
+#include "compat.h"
 #include "luackvm.h"
 
 #define DEFINE(name_, type, fields, flags)                                \
@@ -92,13 +93,13 @@ static const struct luackvm_field reinject[] = {
 DEFINE(luackvm_kvm_reinject_control, kvm_reinject_control, reinject, 0);
 
 /* Only realtime is looked at when the clock is set. */
-#define F(member) LUACKVM_SCALAR(struct kvm_clock_data, member)
+#define F(member) LUACKVM_SCALAR(struct ckvm_clock_data, member)
 static const struct luackvm_field clock_data[] = {
 	F(clock),
 	F(flags),
 	{ .name = "realtime",
-	  .offset = offsetof(struct kvm_clock_data, realtime),
-	  .size = LUACKVM_SIZE(struct kvm_clock_data, realtime),
+	  .offset = offsetof(struct ckvm_clock_data, realtime),
+	  .size = LUACKVM_SIZE(struct ckvm_clock_data, realtime),
 	  .flag = KVM_CLOCK_REALTIME },
 	F(host_tsc),
 	LUACKVM_END,
