@@ -479,7 +479,7 @@ CKVM_API int ckvm_vm_irq_line_status(struct ckvm_vm *vm,
 				     struct kvm_irq_level *level);
 
 /*
- * 4.70: how many vCPUs got the message; 0 if the guest blocks it. -EPERM if no
+ * 4.71: how many vCPUs got the message; 0 if the guest blocks it. -EPERM if no
  * vCPU has that destination, -EINVAL without interrupt controllers.
  */
 CKVM_API int ckvm_vm_signal_msi(struct ckvm_vm *vm, const struct kvm_msi *msi);
@@ -753,7 +753,7 @@ CKVM_API int ckvm_vcpu_set_nested_state(struct ckvm_vcpu *vcpu,
 /* Events for x86 vCPUs ---------------------------------------------------- */
 
 CKVM_API int ckvm_vcpu_nmi(struct ckvm_vcpu *vcpu); /* 4.64 */
-CKVM_API int ckvm_vcpu_smi(struct ckvm_vcpu *vcpu); /* 4.92; -ENOTTY */
+CKVM_API int ckvm_vcpu_smi(struct ckvm_vcpu *vcpu); /* 4.96; -ENOTTY */
 
 /* Machine checks: 4.104 (the MCG_CAP that KVM can do), 4.105, 4.106. */
 CKVM_API int ckvm_x86_get_mce_cap_supported(struct ckvm *kvm, uint64_t *cap);
