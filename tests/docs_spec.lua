@@ -227,16 +227,14 @@ describe("doc/kvm-ioctls.md", function()
 end)
 
 describe("ckvm.h", function()
-  -- What the binding calls, also by way of LUACKVM_GET_SET(vcpu, regs).
+  -- What the binding calls by its name, or has a method for that has its name.
   local function called()
     local pipe <close> = assert(io.popen(("cat '%s'src/luackvm/*.[ch]"):format(top)))
-    local text, names = pipe:read("a"), {}
-    for name in text:gmatch("%f[%w_]ckvm_[%w_]+") do names[name] = true end
-    for kinds, object, name in text:gmatch("LUACKVM_([GST_E]+)%((%l+), ([%w_]+)%)") do
-      for kind in kinds:gmatch("%u+") do
-        names[("ckvm_%s_%s_%s"):format(object, kind:lower(), name)] = true
-      end
-    end
+    local names = {}
+    for name in pipe:read("a"):gmatch("%f[%w_]ckvm_[%w_]+") do names[name] = true end
+    each_function(function(item)
+      for _, name in ipairs(item.c) do names[name] = true end
+    end)
     return names
   end
 

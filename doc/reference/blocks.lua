@@ -74,7 +74,17 @@ local function read_c(file, text, found)
   end
 end
 
--- What a block of Lua is about stands in the line after it.
+local HEADS <const> = { module = true, type = true, struct = true }
+local ITEMS <const> = { ["function"] = true, state = true, field = true }
+
+-- The tag that says what a block is about, and whether that begins a chapter; nil: none does.
+function blocks.subject(block)
+  for _, tag in ipairs(block.tags) do
+    if HEADS[tag.name] or ITEMS[tag.name] then return tag, HEADS[tag.name] end
+  end
+end
+
+-- What a block of Lua is about may stand in the line after it.
 local function add_subject(block, line)
   local name = line:match("^function ([%w_.:]+)") or line:match("^([%a_][%w_]*%.[%w_]+) = function")
   if name then return add_tag(block, "function", name) end
@@ -93,7 +103,7 @@ local function read_lua(file, text, found)
         i = i + 1
       end
       local block = parse(file, start, contents)
-      if not block.tags[1] or not block.text:find("@") then add_subject(block, lines[i] or "") end
+      if not blocks.subject(block) then add_subject(block, lines[i] or "") end
       table.insert(found, block)
     else
       i = i + 1

@@ -95,7 +95,8 @@ local function add_function(out, item, owner, api)
   for _, param in ipairs(item.params) do
     table.insert(names, param.name)
     table.insert(out, trim(("---@param %s%s %s %s"):format(param.name,
-      param.optional and "?" or "", param_type(item, param, api), flat(param.text))))
+      param.optional and param.name ~= "..." and "?" or "", param_type(item, param, api),
+      flat(param.text))))
   end
   for _, result in ipairs(item.returns) do
     table.insert(out, ("---@return %s%s # %s"):format(luals_type(result.type),

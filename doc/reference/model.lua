@@ -11,8 +11,8 @@ local model = {}
 
 -- As a reader meets them; what is not here follows by name.
 local ORDER <const> = {
-  "ckvm", "object", "kvm", "vm", "vcpu", "memory", "range", "buffer", "device", "eventfd", "exit",
-  "error",
+  "ckvm", "object", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "device", "stats",
+  "exit", "error",
 }
 
 local function typed(block, tag)
@@ -23,7 +23,7 @@ end
 
 -- `options.gpa` is a part of the parameter `options`.
 local function add_param(block, item, param)
-  local whole, part = param.name:match("^(.-)%.(.+)$")
+  local whole, part = param.name:match("^([%w_]+)%.(.+)$")
   if not whole then return table.insert(item.params, param) end
   for _, other in ipairs(item.params) do
     if other.name == whole then
@@ -60,8 +60,8 @@ function take.tfield(block, item, tag) add_fields(block, item.fields, tag) end
 function take.raise(_, item, tag) table.insert(item.raises, tag.rest) end
 
 function take.api(block, item, tag)
-  local section, ioctl = tag.rest:match("^([%d.]+)%s*(%S*)$")
-  if not section then blocks.fail(block, "@api takes a section of api.rst, and an ioctl") end
+  local section, ioctl = tag.rest:match("^([%d.-]+)%s*(%S*)$")
+  if not section then blocks.fail(block, "@api takes a section of api.rst or -, and an ioctl") end
   table.insert(item.api, { section = section, ioctl = ioctl ~= "" and ioctl or nil })
 end
 
@@ -70,17 +70,6 @@ function take.c(_, item, tag)
 end
 
 function take.usage(_, item, tag) table.insert(item.usage, tag.rest) end
-
-local HEADS <const> = { module = true, type = true, struct = true }
-local SUBJECTS <const> = { ["function"] = true, state = true, field = true }
-
--- The tag that says what the block is about.
-local function subject_of(block)
-  for _, tag in ipairs(block.tags) do
-    if HEADS[tag.name] or SUBJECTS[tag.name] then return tag end
-  end
-  blocks.fail(block, "the block says not what it is about")
-end
 
 local function new_item(block, name)
   local item = {
@@ -198,8 +187,9 @@ function model.build(sources, declared)
   local rest = {}
   for _, source in ipairs(sources) do
     for _, block in ipairs(blocks.read(source[1], source[2])) do
-      local tag = subject_of(block)
-      if HEADS[tag.name] then
+      local tag, is_head = blocks.subject(block)
+      if not tag then blocks.fail(block, "the block does not say what it is about") end
+      if is_head then
         add_chapter(all, block, tag)
         if tag.name == "module" then all.module_of[block.file] = tag.rest end
       else

@@ -1,16 +1,10 @@
 -- The functions of ckvm.h that the Lua module does not call, and why: the only ones.
 return {
   ckvm_ioctl_name = "ckvm-lua --trace-ioctl calls it; a script gets the name in its errors",
-  ckvm_cap_name = "for messages of C programs",
   ckvm_ref = "lifetimes in Lua are the collector's; a VM holds its system",
-  ckvm_fd = "a descriptor would let a script go round what ckvm checks",
-  ckvm_vm_fd = "likewise",
-  ckvm_vcpu_fd = "likewise",
   ckvm_vm_kvm = "for C programs that get a VM from elsewhere; a script has its system",
   ckvm_memory_flags = "for C programs that get memory from ckvm_vm_find_memory",
   ckvm_memory_data = "an address of the host's: scripts have vm:read and vm:write",
-  ckvm_vm_attach_io = "short for ckvm_vm_attach, which vm:attach_io calls",
-  ckvm_vm_attach_mmio = "short for ckvm_vm_attach, which vm:attach_mmio calls",
   ckvm_range_space = "for C programs that get a range from ckvm_vm_find_range",
   ckvm_set_kick_signal = "one for the process, and the host program's choice",
   ckvm_kick_signal = "likewise",

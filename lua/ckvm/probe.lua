@@ -15,12 +15,14 @@ local probe = {}
 -- What is tried. Of each: the name of the result and of the function, a label, and the module,
 -- where it is not the group's.
 
---- The modes: a list of names and labels.
+--- The modes that guests are tried in: name, and name in print.
+-- @field ckvm.probe.modes
 probe.modes = {
   { "real", "real" }, { "protected", "protected" }, { "long", "ring 0" }, { "user", "ring 3" },
 }
 
---- What is tried in each mode: a list of names, labels and modules.
+--- What is tried in each mode: name, words, and where the probe is.
+-- @field ckvm.probe.in_modes
 probe.in_modes = {
   { "instruction_ns", "an instruction", "modes" },
   { "out_us", "exit at an OUT", "modes" },
@@ -38,7 +40,8 @@ probe.in_modes = {
   { "instructions", nil, "instructions" },
 }
 
---- The other groups: a list of names, titles, and such lists.
+--- What is tried besides: name, words, and the probes of the group.
+-- @field ckvm.probe.groups
 probe.groups = {
   { "ring3", "Ring 3 of long mode", {
     { "syscall", "SYSCALL to ring 0" },
@@ -163,12 +166,15 @@ end
 -- (`"ring3.syscall"`), why a probe has failed, `notes` what some add to their result, or why they
 -- have none. Beside them stand `ckvm`, `kernel`, `api_version`, `vcpu_mmap_size` and `seconds`, the
 -- time it all took.
--- @tparam[opt] table options `kvm`, an open one to use; `only`, a list of paths or of their
--- beginnings: `{ "ring3", "modes.user.speed" }`
--- @treturn table the result
--- @raise what `ckvm.open` raises where there is no KVM; a string for wrong options
+-- @tparam[opt] table options
+-- @tparam[opt] kvm options.kvm an open one to use
+-- @tparam[opt] string[] options.only paths of probes, or their beginnings: "modes.user.speed"
+-- @treturn table as it says above
+-- @raise what `ckvm.open` raises
 -- @usage
--- local found = require("ckvm.probe").run { only = { "ring3.ud2" } }
+-- local probe = require "ckvm.probe"
+-- local found = probe.run { only = { "modes.real.speed" } }
+-- print(found.modes.real.speed)
 function probe.run(options)
   options = options or {}
   if type(options) ~= "table" then blame("probe: a table of options expected") end
@@ -202,33 +208,33 @@ function probe.run(options)
 end
 
 --- What `run` has returned, as text of 80 columns.
--- @tparam table found what `run` has returned
--- @treturn string the lines
--- @raise a string for a table of something else
+-- @tparam table found as from `ckvm.probe.run`
+-- @treturn string lines
+-- @raise what Lua does
 -- @usage
 -- local probe = require "ckvm.probe"
--- print(probe.text(probe.run { only = { "ring3.ud2" } }))
+-- print(probe.text(probe.run { only = { "capabilities" } }))
 function probe.text(found)
   return require("ckvm.probe.text")(probe, found)
 end
 
 --- The same as JSON, with sorted keys.
--- @tparam table found what `run` has returned
--- @treturn string an object
--- @raise a string for keys that are no strings
+-- @tparam table found as from `ckvm.probe.run`
+-- @treturn string one object
+-- @raise what Lua does
 -- @usage
 -- local probe = require "ckvm.probe"
--- print(probe.json(probe.run { only = { "costs.regs_us" } }))
+-- print(probe.json(probe.run { only = { "capabilities" } }))
 function probe.json(found)
   return require("ckvm.probe.json")(found)
 end
 
---- What `ckvm-lua --probe` does: probes and prints.
--- @tparam[opt] boolean json whether as JSON
+--- `ckvm-lua --probe`: probes and prints.
+-- @tparam boolean json or else text
 -- @treturn string|nil why there is no KVM
--- @raise nothing of its own
+-- @raise what Lua does
 -- @usage
--- assert(not require("ckvm.probe").main())
+-- local main = require("ckvm.probe").main -- for programs that are such a command
 function probe.main(json)
   local opened, kvm = pcall(ckvm.open)
   if not opened and type(kvm) == "table" then

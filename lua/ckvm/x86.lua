@@ -118,11 +118,18 @@ end
 -- in ring 3 need `idt` and `tss`.
 -- @tparam vcpu vcpu that is to start there
 -- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
--- @tparam table start `rip`, `rsp` (0), `rflags` (2); but for real mode `gdt`, `idt`; for `"long"`
--- and `"user"` `cr3`, as `page_tables` and `identity_map` return it, and `tss`
--- @raise a string for an unknown mode or option, or one that is missing; what KVM_SET_SREGS says
+-- @tparam table start
+-- @tparam integer start.rip address of the first instruction
+-- @tparam[opt=0] integer start.rsp address of the end of the stack
+-- @tparam[opt=2] integer start.rflags bits
+-- @tparam[opt] table start.gdt but for real mode
+-- @tparam[opt] table start.idt but for real mode
+-- @tparam[opt] integer start.cr3 address of the page tables, as `ckvm.x86.page_tables` and
+-- `ckvm.x86.identity_map` return it; for `"long"` and `"user"`, which need it
+-- @tparam[opt] table start.tss for `"long"` and `"user"`
+-- @raise what `vcpu:set_sregs` and `vcpu:set_regs` raise
 -- @usage
--- x86.enter(vcpu, "protected", { rip = 0x1000, rsp = 0x8000 })
+-- x86.enter(vcpu, "real", { rip = 0x1000 })
 function x86.enter(vcpu, mode, start)
   local setup = modes[mode]
   if not setup then error(("unknown mode '%s'"):format(tostring(mode)), 2) end

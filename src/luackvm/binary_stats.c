@@ -14,6 +14,15 @@ struct stats {
 	int fd; /* -1: closed */
 };
 
+/***
+ * What the kernel counts for a VM or a vCPU: `vm:get_stats_fd` and
+ * `vcpu:get_stats_fd` return one.
+ *
+ * @type stats
+ * @tfield string id the kernel's name for it: "kvm-" and numbers
+ * @tfield integer fd number of the descriptor, which is the object's
+ */
+
 static void ref(void *object)
 {
 	struct stats *stats = object;
@@ -83,6 +92,17 @@ static int get_stats_fd(lua_State *L, const struct luackvm_type *type,
 	return 1;
 }
 
+/***
+ * The kernel's statistics of the VM, or of one vCPU.
+ *
+ * @function vm:get_stats_fd, vcpu:get_stats_fd
+ * @treturn stats to be read as often as one likes
+ * @raise `ENOTTY` before Linux 5.14
+ * @api 4.133 KVM_GET_STATS_FD
+ * @usage
+ * local stats <close> = vm:get_stats_fd()
+ * print(stats.id)
+ */
 static int get_vm_stats_fd(lua_State *L)
 {
 	luackvm_check(L, 1, &luackvm_vm);
@@ -166,7 +186,15 @@ static void push_value(lua_State *L, const struct ckvm_binary_stat *stat)
 	}
 }
 
-/* stats:read(): values, or lists of them, by name. */
+/***
+ * All of them, as they are now.
+ *
+ * @function stats:read
+ * @treturn table by name, an integer, or a list of them for a histogram
+ * @raise what pread(2) says
+ * @usage
+ * for name, value in pairs(stats:read()) do print(name, value) end
+ */
 static int read_stats(lua_State *L)
 {
 	return push_all(L, push_value);
@@ -212,7 +240,19 @@ static void push_description(lua_State *L, const struct ckvm_binary_stat *stat)
 	set_integer(L, "bucket_size", stat->bucket_size);
 }
 
-/* stats:describe(): what the values are, by name. */
+/***
+ * What they mean: a table for each by its name, with `type` ("cumulative",
+ * "instant", "peak", "linear_hist", "log_hist"), `unit` ("none", "bytes",
+ * "seconds", "cycles", "boolean"), `base` ("pow10", "pow2") and `exponent`,
+ * which scale the unit, `size`, how many values, and `bucket_size` of a
+ * histogram.
+ *
+ * @function stats:describe
+ * @treturn table by name
+ * @raise what pread(2) says
+ * @usage
+ * for name, what in pairs(stats:describe()) do print(name, what.unit) end
+ */
 static int describe_stats(lua_State *L)
 {
 	return push_all(L, push_description);

@@ -76,6 +76,27 @@ static int fail(lua_State *L, const struct kvm_enable_cap *cap, int error)
 				   hint);
 }
 
+/***
+ * Switches a capability on that is off until somebody asks for it.
+ *
+ * `vcpu:enable_cap` is for those of a single vCPU; of these,
+ * `hyperv_enlightened_vmcs` returns the version that the kernel has.
+ *
+ * @function vm:enable_cap, vcpu:enable_cap
+ * @tparam string|integer|table cap its name in lower case without KVM_CAP_, or
+ *  its number; or all that follows in a table
+ * @tparam string|integer cap.cap its name or number
+ * @tparam[opt=0] integer cap.flags bits
+ * @tparam[opt] any[] cap.args at most four arguments
+ * @tparam[opt] integer|boolean|vm ... values, at most four; what they are,
+ *  the capability says; a VM stands for its descriptor
+ * @treturn[opt] integer number of the version, for `hyperv_enlightened_vmcs`
+ * @raise `EINVAL` if this KVM has not got it, or not with these arguments
+ * @api 4.37 KVM_ENABLE_CAP
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:enable_cap("split_irqchip", 24)
+ */
 static int enable_vm(lua_State *L)
 {
 	struct kvm_enable_cap cap = { 0 };

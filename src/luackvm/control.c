@@ -24,6 +24,17 @@ static const struct luackvm_constant mp_states[] = {
 	{ NULL, 0 },
 };
 
+/***
+ * What the vCPU waits for, if for anything.
+ *
+ * @function vcpu:get_mp_state
+ * @treturn string|integer "runnable", "halted", "uninitialized",
+ *  "init_received", "sipi_received", "stopped" and so on, or its number
+ * @raise what the kernel says
+ * @api 4.38 KVM_GET_MP_STATE
+ * @usage
+ * assert(vcpu:get_mp_state() == "runnable")
+ */
 static int get_mp_state(lua_State *L)
 {
 	struct kvm_mp_state state;
@@ -36,6 +47,16 @@ static int get_mp_state(lua_State *L)
 	return 1;
 }
 
+/***
+ * Sets what the vCPU waits for.
+ *
+ * @function vcpu:set_mp_state
+ * @tparam string|integer state as `vcpu:get_mp_state` returns it, or its number
+ * @raise `EINVAL` for one that this KVM does not take
+ * @api 4.39 KVM_SET_MP_STATE
+ * @usage
+ * vcpu:set_mp_state "runnable"
+ */
 static int set_mp_state(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -59,6 +80,22 @@ static const struct luackvm_constant debug_flags[] = {
 	{ NULL, 0 },
 };
 
+/***
+ * How a vCPU is debugged.
+ *
+ * @struct kvm_guest_debug
+ * @tfield integer|string|string[] control bits, a name or a list of names:
+ *  "enable", "singlestep", "use_sw_bp", "use_hw_bp", "inject_db", "inject_bp",
+ *  "blockirq"
+ * @tfield kvm_guest_debug_arch arch breakpoints of the CPU
+ */
+
+/***
+ * The debug registers in `kvm_guest_debug`.
+ *
+ * @struct kvm_guest_debug_arch
+ * @tfield integer[] debugreg values of DR0 to DR7, from 1 on
+ */
 static const struct luackvm_field arch_fields[] = {
 	LUACKVM_ARRAY(struct kvm_guest_debug_arch, debugreg),
 	LUACKVM_END,
@@ -68,7 +105,18 @@ static const struct luackvm_struct arch_struct = {
 	arch_fields, 0
 };
 
-/* { control = flags, arch = { debugreg = } }. */
+/***
+ * Single steps and breakpoints, which end a run with the exit `debug`. All
+ * that is not given is off.
+ *
+ * @function vcpu:set_guest_debug
+ * @tparam kvm_guest_debug debug what to stop at
+ * @raise `EBUSY` if an exception is to be injected and one waits already
+ * @api 4.87 KVM_SET_GUEST_DEBUG
+ * @usage
+ * vcpu:set_guest_debug { control = { "enable", "singlestep" } }
+ * vcpu:set_guest_debug {}
+ */
 static int set_guest_debug(lua_State *L)
 {
 	static const char *const keys[] = { "control", "arch", NULL };
@@ -107,7 +155,19 @@ static uint64_t read_signals(lua_State *L)
 	return mask;
 }
 
-/* A list of signal numbers; nil: those of the thread that runs it. */
+/***
+ * Which signals are blocked while the guest runs. The signal that kicks is
+ * never among them.
+ *
+ * @function vcpu:set_signal_mask
+ * @tparam[opt] integer[] signals their numbers, 1 to 64; if left out, those of
+ *  the thread that runs the vCPU
+ * @raise what the kernel says
+ * @api 4.21 KVM_SET_SIGNAL_MASK
+ * @usage
+ * vcpu:set_signal_mask { 10, 12 }
+ * vcpu:set_signal_mask()
+ */
 static int set_signal_mask(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);

@@ -42,6 +42,24 @@ static uint32_t read_type(lua_State *L)
 
 /* Creating ---------------------------------------------------------------- */
 
+/***
+ * Creates a device that the kernel emulates; or, with `test`, says whether
+ * there is one of the type.
+ *
+ * @function vm:create_device
+ * @tparam table options
+ * @tparam string|integer options.type "vfio", or the number; on other
+ *  architectures "arm_vgic_v3" and so on
+ * @tparam[opt=false] boolean options.test creates nothing
+ * @treturn device|boolean the device; with `test`, whether this KVM has got it
+ * @raise `ENODEV` if this KVM has not got it, `EEXIST` for a second one of
+ *  some types
+ * @api 4.79 KVM_CREATE_DEVICE
+ * @usage
+ * if vm:create_device { type = "vfio", test = true } then
+ *   local device <close> = vm:create_device { type = "vfio" }
+ * end
+ */
 static int test_device(lua_State *L, uint32_t type)
 {
 	int error = ckvm_vm_create_device(luackvm_check(L, 1, &luackvm_vm),
@@ -214,6 +232,23 @@ static size_t read_size(lua_State *L, const struct attribute *known)
 	return size;
 }
 
+/***
+ * Whether an object has an attribute. The kernel's documents of devices, and of
+ * vCPUs, name them.
+ *
+ * @function kvm:has_device_attr, vm:has_device_attr, vcpu:has_device_attr,
+ *  device:has_device_attr
+ * @tparam table options
+ * @tparam[opt] string|integer options.group its name, or number; if left out,
+ *  that of the attribute's name, or 0
+ * @tparam string|integer options.attr its name ("vcpu_tsc_offset"), or number
+ * @tparam[opt=0] integer options.flags bits
+ * @treturn boolean whether it has
+ * @raise what the kernel says, but for `ENXIO`
+ * @api 4.81 KVM_HAS_DEVICE_ATTR
+ * @usage
+ * print(vcpu:has_device_attr { attr = "vcpu_tsc_offset" })
+ */
 static int has_attr(lua_State *L, const struct object *object)
 {
 	static const char *const keys[] = { "group", "attr", "flags", NULL };
@@ -230,7 +265,25 @@ static int has_attr(lua_State *L, const struct object *object)
 	return 1;
 }
 
-/* An integer, or a string where the size is not an integer's. */
+/***
+ * The value of an attribute: an integer, or a string where the size is not an
+ * integer's.
+ *
+ * @function kvm:get_device_attr, vm:get_device_attr, vcpu:get_device_attr,
+ *  device:get_device_attr
+ * @tparam table options
+ * @tparam[opt] string|integer options.group its name, or number; if left out,
+ *  that of the attribute's name, or 0
+ * @tparam string|integer options.attr its name ("vcpu_tsc_offset"), or number
+ * @tparam[opt=0] integer options.flags bits
+ * @tparam[opt] integer options.size bytes, at most 16 MiB; needed where ckvm
+ *  does not know the attribute
+ * @treturn integer|string the value
+ * @raise `ENXIO` if there is no such attribute, `EPERM` if it can only be set
+ * @api 4.80 KVM_GET_DEVICE_ATTR
+ * @usage
+ * print(vcpu:get_device_attr { attr = "vcpu_tsc_offset" })
+ */
 static int get_attr(lua_State *L, const struct object *object)
 {
 	static const char *const keys[] = { "group", "attr", "flags", "size",
@@ -301,6 +354,26 @@ static const char *push_bytes(lua_State *L, const struct attribute *known,
 	return lua_tostring(L, -1);
 }
 
+/***
+ * Sets an attribute, to an integer or a string. Some take neither.
+ *
+ * @function kvm:set_device_attr, vm:set_device_attr, vcpu:set_device_attr,
+ *  device:set_device_attr
+ * @tparam table options
+ * @tparam[opt] string|integer options.group its name, or number; if left out,
+ *  that of the attribute's name, or 0
+ * @tparam string|integer options.attr its name ("vcpu_tsc_offset"), or number
+ * @tparam[opt=0] integer options.flags bits
+ * @tparam[opt] integer options.size bytes; needed with `value` where ckvm does
+ *  not know the attribute
+ * @tparam[opt] integer options.value number to set it to
+ * @tparam[opt] string options.data bytes to set it to
+ * @raise `ENXIO` if there is no such attribute, `EPERM` if it can only be read
+ * @api 4.80 KVM_SET_DEVICE_ATTR
+ * @usage
+ * local offset = vcpu:get_device_attr { attr = "vcpu_tsc_offset" }
+ * vcpu:set_device_attr { attr = "vcpu_tsc_offset", value = offset }
+ */
 static int set_attr(lua_State *L, const struct object *object)
 {
 	static const char *const keys[] = { "group", "attr", "flags", "size",
@@ -375,6 +448,16 @@ const luaL_Reg luackvm_device_vm_methods[] = {
 const luaL_Reg luackvm_device_vcpu_methods[] = { NAMES(vcpu_), { NULL, NULL } };
 
 /* The object -------------------------------------------------------------- */
+
+/***
+ * A device that the kernel emulates: `vm:create_device` makes one.
+ *
+ * @type device
+ * @tfield string|integer type its name, or the number of one without a name
+ *  here
+ * @tfield integer fd number of the descriptor, which is the object's
+ * @tfield vm vm that it belongs to
+ */
 
 static void ref(void *object)
 {

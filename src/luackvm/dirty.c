@@ -70,7 +70,22 @@ static int dirty_pages(lua_State *L)
 	return 1;
 }
 
-/* vm:get_dirty_log(memory): the bitmap, as a string of whole 64-bit words. */
+/***
+ * The same for another reader, as the kernel's bitmap: what `vm:dirty_pages`
+ * has returned is still in it. With the capability `manual_dirty_log_protect2`
+ * enabled, pages stay in it until `vm:clear_dirty_log`.
+ *
+ * @function vm:get_dirty_log
+ * @tparam memory memory of this VM, added with `log_dirty`
+ * @treturn string a bit for each page, the first one lowest, in whole 64-bit
+ *  words
+ * @raise what the kernel says; memory that is not logged is misuse
+ * @api 4.8 KVM_GET_DIRTY_LOG
+ * @c ckvm_memory_get_dirty_log
+ * @usage
+ * local log = vm:add_memory { gpa = 0x200000, size = 0x1000, log_dirty = true }
+ * assert(#vm:get_dirty_log(log) == 8)
+ */
 static int get_dirty_log(lua_State *L)
 {
 	struct ckvm_memory *memory;
@@ -110,9 +125,26 @@ static const uint64_t *push_option_bitmap(lua_State *L, uint64_t pages)
 	return bitmap;
 }
 
-/*
- * vm:clear_dirty_log { memory =, dirty_bitmap =, first_page =, num_pages = }:
- * to the memory's end, if not told otherwise.
+/***
+ * Takes pages out of what `vm:get_dirty_log` returns, and logs them anew, with
+ * the capability `manual_dirty_log_protect2` enabled.
+ *
+ * @function vm:clear_dirty_log
+ * @tparam table options
+ * @tparam memory options.memory of this VM, added with `log_dirty`
+ * @tparam string options.dirty_bitmap bits for the pages that are to be taken
+ *  out
+ * @tparam[opt=0] integer options.first_page number of the first page, a
+ *  multiple of 64
+ * @tparam[opt] integer options.num_pages how many pages; if left out, all from
+ *  there on
+ * @raise `EINVAL` for pages that are no multiples of 64, but for the last
+ * @api 4.117 KVM_CLEAR_DIRTY_LOG
+ * @c ckvm_memory_clear_dirty_log
+ * @usage
+ * vm:enable_cap("manual_dirty_log_protect2", 1)
+ * local log = vm:add_memory { gpa = 0x200000, size = 0x1000, log_dirty = true }
+ * vm:clear_dirty_log { memory = log, dirty_bitmap = vm:get_dirty_log(log) }
  */
 static int clear_dirty_log(lua_State *L)
 {

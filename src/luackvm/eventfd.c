@@ -23,6 +23,14 @@ struct luackvm_eventfd {
 	struct ckvm_lua *lua;
 };
 
+/***
+ * A counter of the kernel's, eventfd(2), that guests, scripts and other
+ * programs signal: `ckvm.eventfd` makes one. See `vm:irqfd` and `vm:ioeventfd`.
+ *
+ * @type eventfd
+ * @tfield integer fd number of the descriptor, which is the object's
+ */
+
 static void ref(void *object)
 {
 	struct luackvm_eventfd *event = object;
@@ -76,7 +84,18 @@ err_free:
 	return NULL;
 }
 
-/* ckvm.eventfd { initval =, semaphore = } */
+/***
+ * Makes an eventfd.
+ *
+ * @function ckvm.eventfd
+ * @tparam[opt] table options
+ * @tparam[opt=0] integer options.initval value that it begins with
+ * @tparam[opt=false] boolean options.semaphore each read takes 1 from the value
+ * @treturn eventfd the eventfd
+ * @raise `EMFILE`, `ENOMEM`; `EINVAL` for a value that is too large
+ * @usage
+ * local event <close> = ckvm.eventfd { initval = 1 }
+ */
 int luackvm_new_eventfd(lua_State *L)
 {
 	static const char *const keys[] = { "initval", "semaphore", NULL };
@@ -128,7 +147,15 @@ int luackvm_event_fd(lua_State *L, int index, const char *name)
 
 /* Signalling, reading ----------------------------------------------------- */
 
-/* event:signal([n]) */
+/***
+ * Adds to the value, and wakes up who waits for it.
+ *
+ * @function eventfd:signal
+ * @tparam[opt=1] integer n number to add, more than 0
+ * @raise `EAGAIN` if the counter is full, `EINVAL` for a number too large
+ * @usage
+ * eventfd:signal()
+ */
 static int signal_event(lua_State *L)
 {
 	struct luackvm_eventfd *event = luackvm_check(L, 1, &luackvm_eventfd);
@@ -152,7 +179,16 @@ static bool push_value(lua_State *L, const struct luackvm_eventfd *event)
 	return true;
 }
 
-/* event:read(): the value, and it is 0 again; nil if it is. */
+/***
+ * The value, which is 0 then; nil if it is 0. For a semaphore, 1.
+ *
+ * @function eventfd:read
+ * @treturn integer|nil the value
+ * @raise only for misuse
+ * @usage
+ * eventfd:signal(3)
+ * assert(eventfd:read() == 3 and eventfd:read() == nil)
+ */
 static int read_event(lua_State *L)
 {
 	if (!push_value(L, luackvm_check(L, 1, &luackvm_eventfd)))
@@ -215,9 +251,19 @@ static uint64_t read_deadline(lua_State *L, struct ckvm_lua *lua)
 	return !deadline || timeout < deadline ? timeout : deadline;
 }
 
-/*
- * event:wait { timeout = }: the value, as from read; nil when the time is up,
- * or that of the run around it.
+/***
+ * Waits until the value is not 0, and reads it. Other threads go on meanwhile.
+ * In a handler it ends with the run around it, too.
+ *
+ * @function eventfd:wait
+ * @tparam[opt] table options
+ * @tparam[opt] number options.timeout seconds; if left out, for ever
+ * @treturn integer|nil the value, as from `eventfd:read`; nil when the time is
+ *  up
+ * @raise a string if another thread closes the eventfd; `EMFILE`
+ * @usage
+ * eventfd:signal()
+ * assert(eventfd:wait { timeout = 1 } == 1)
  */
 static int wait_event(lua_State *L)
 {

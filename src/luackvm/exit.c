@@ -9,42 +9,80 @@
 /***
  * A view of the exit that a vCPU has taken, valid until it runs again:
  * `vcpu.exit` and what handlers of `vm:on` get. Which fields there are depends
- * on the exit; another field is an error. `data`, `ret` and `error` of a read
- * can be set, and the guest gets them.
+ * on the exit; another field is an error. `pairs` gives all there are. What
+ * the guest waits for (`data` of a read, `ret`, `error` and so on) can be set.
  *
  * @type exit
- * @tfield string reason the exit's name
+ * @tfield string|integer reason the exit's name; a number that is newer than
+ *  ckvm
+ * @tfield integer request_interrupt_window 0 or 1; with 1, `irq_window_open`
+ *  comes when the guest can take an interrupt
+ * @tfield integer ready_for_interrupt_injection,if_flag 0 or 1
+ * @tfield integer run_flags bits of kvm_run.flags
+ * @tfield integer cr8 value of the task priority, 0 to 15
+ * @tfield integer apic_base address of the local APIC, and bits
  * @tfield[opt] integer port number (io_in, io_out)
  * @tfield[opt] integer size bytes of one element (io_in, io_out), or of the
- *  fault
+ *  place
  * @tfield[opt] integer count how many elements (io_in, io_out)
- * @tfield[opt] integer|string|integer[] data the value of an access, a string
- *  if there are several elements; the value of an MSR; numbers of
- *  internal_error and system_event
+ * @tfield[opt] integer|string|integer[] data value of an access, a string if
+ *  there are several elements; of an MSR; numbers of internal_error and
+ *  system_event
  * @tfield[opt] integer phys_addr guest physical address (mmio_read, mmio_write)
  * @tfield[opt] integer len bytes (mmio_read, mmio_write)
  * @tfield[opt] integer is_write 0 or 1
  * @tfield[opt] integer suberror number of the error (internal_error)
  * @tfield[opt] integer ndata how many elements of data count
+ * @tfield[opt] integer insn_size bytes of the instruction (internal_error)
+ * @tfield[opt] string insn_bytes the instruction (internal_error)
  * @tfield[opt] integer hardware_entry_failure_reason number that the CPU gives
  * @tfield[opt] integer hardware_exit_reason number that the CPU gives (unknown)
  * @tfield[opt] integer cpu number of the host's CPU (fail_entry)
  * @tfield[opt] integer exception number of the vector (debug, exception)
  * @tfield[opt] integer error_code bits that the CPU pushes (exception)
  * @tfield[opt] integer pc address of the instruction (debug)
- * @tfield[opt] integer dr6 bits of DR6 (debug)
- * @tfield[opt] integer dr7 bits of DR7 (debug)
+ * @tfield[opt] integer dr6,dr7 bits of DR6 and DR7 (debug)
  * @tfield[opt] integer nr number of the hypercall
- * @tfield[opt] integer[] args values of the hypercall's six arguments
- * @tfield[opt] integer ret value that the hypercall returns
- * @tfield[opt] integer longmode 0 or 1 (hypercall)
- * @tfield[opt] integer flags bits (hypercall, memory_fault, notify)
+ * @tfield[opt] integer[] args values of its arguments
+ * @tfield[opt] integer ret value that it returns
+ * @tfield[opt] integer longmode 0 or 1 (hypercall, xen)
+ * @tfield[opt] integer flags bits (hypercall, memory_fault, notify and others)
  * @tfield[opt] integer index number of the MSR
+ * @tfield[opt] integer msr_reason bits: why the MSR is the host's
  * @tfield[opt] integer error 0 or 1; with 1 the guest gets #GP
- * @tfield[opt] integer type number of the event (system_event)
+ * @tfield[opt] integer type number of the event (system_event, hyperv, xen)
  * @tfield[opt] integer rip address of the instruction (tpr_access)
- * @tfield[opt] integer vector number of the interrupt (ioapic_eoi)
- * @tfield[opt] integer gpa guest physical address (memory_fault)
+ * @tfield[opt] integer vector number of the interrupt (ioapic_eoi, tdx)
+ * @tfield[opt] integer gpa guest physical address (memory_fault and others)
+ * @tfield[opt] integer gva linear address (arm_sea)
+ * @tfield[opt] integer npages how many pages (snp_req_certs)
+ * @tfield[opt] integer msr number of the MSR (hyperv)
+ * @tfield[opt] integer control,status,input,result value (hyperv, xen)
+ * @tfield[opt] integer evt_page,msg_page,send_page,recv_page,pending_page guest
+ *  physical address (hyperv)
+ * @tfield[opt] integer[] params values (hyperv, xen)
+ * @tfield[opt] integer cpl number of the ring (xen)
+ * @tfield[opt] integer leaf number of the call (tdx)
+ * @tfield[opt] integer r11,r12,r13,r14 value of the register (tdx)
+ * @tfield[opt] integer esr,esr_iss bits of the syndrome (arm_sea, arm_nisv)
+ * @tfield[opt] integer fault_ipa guest physical address (arm_nisv)
+ * @tfield[opt] integer extension_id,function_id number of the call (riscv_sbi)
+ * @tfield[opt] integer csr_num number of the register (riscv_csr)
+ * @tfield[opt] integer new_value,ret_value value of it (riscv_csr)
+ * @tfield[opt] integer write_mask bits that are written (riscv_csr)
+ * @tfield[opt] integer dcrn number of the register (dcr)
+ * @tfield[opt] integer[] gprs values of the registers (osi)
+ * @tfield[opt] integer epr number of the vector (epr)
+ * @tfield[opt] integer icptcode,trans_exc_code,pgm_code number of the cause
+ *  (s390)
+ * @tfield[opt] integer ipa,ipb bits of the instruction (s390)
+ * @tfield[opt] integer s390_reset_flags bits (s390)
+ * @tfield[opt] integer subchannel_id,subchannel_nr number of the subchannel
+ *  (s390)
+ * @tfield[opt] integer io_int_parm,io_int_word value (s390)
+ * @tfield[opt] integer dequeued 0 or 1 (s390)
+ * @tfield[opt] integer addr address (s390)
+ * @tfield[opt] integer ar,fc,sel1,sel2 number that the instruction has (s390)
  * @usage
  * if vcpu.exit then print(vcpu.exit.reason) end
  */

@@ -7,6 +7,17 @@
 #include "compat.h"
 #include "luackvm.h"
 
+/***
+ * Creates the interrupt controllers in the kernel: two PICs, an IOAPIC, and a
+ * local APIC for each vCPU to come.
+ *
+ * @function vm:create_irqchip
+ * @raise `EEXIST` the second time, `EINVAL` after the first vCPU
+ * @api 4.24 KVM_CREATE_IRQCHIP
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ */
 static int create_irqchip(lua_State *L)
 {
 	int error = ckvm_vm_create_irqchip(luackvm_check(L, 1, &luackvm_vm));
@@ -29,7 +40,26 @@ static void read_level(lua_State *L, struct kvm_irq_level *level,
 		level->level = (uint32_t)luackvm_integer(L, 2, "level", 0, 1);
 }
 
-/* vm:irq_line { irq =, level = } */
+/***
+ * The level of an interrupt line.
+ *
+ * @struct kvm_irq_level
+ * @tfield integer irq number of the line (GSI)
+ * @tfield integer|boolean level 0 or 1, or false or true
+ */
+
+/***
+ * Sets the level of an interrupt line.
+ *
+ * @function vm:irq_line
+ * @tparam kvm_irq_level line and its level
+ * @raise `ENXIO` without controllers in the kernel
+ * @api 4.25 KVM_IRQ_LINE
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * vm:irq_line { irq = 4, level = true }
+ */
 static int irq_line(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -41,7 +71,20 @@ static int irq_line(lua_State *L)
 	return error ? luackvm_fail(L, error, NULL) : 0;
 }
 
-/* vm:irq_line_status { irq =, level = }: > 0 taken, 0 pending, -1 masked */
+/***
+ * The same, and what came of it.
+ *
+ * @function vm:irq_line_status
+ * @tparam kvm_irq_level line and its level
+ * @treturn integer number: more than 0 if a controller took it, 0 if it was
+ *  pending already, -1 if it is masked or no controller has the line
+ * @raise `ENXIO` without controllers in the kernel
+ * @api 4.25 KVM_IRQ_LINE_STATUS
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * print(vm:irq_line_status { irq = 4, level = 1 })
+ */
 static int irq_line_status(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -56,7 +99,20 @@ static int irq_line_status(lua_State *L)
 	return 1;
 }
 
-/* vcpu:interrupt(irq) */
+/***
+ * Queues an interrupt, to be taken with the next instruction, for guests whose
+ * controllers are the host's business. The exit `irq_window_open` tells when
+ * the guest takes one.
+ *
+ * @function vcpu:interrupt
+ * @tparam integer irq number of the vector, 0 to 255
+ * @raise `ENXIO` with controllers in the kernel, `EEXIST` if one is queued and
+ *  only the PICs are not in the kernel
+ * @api 4.16 KVM_INTERRUPT
+ * @c ckvm_vcpu_interrupt
+ * @usage
+ * vcpu:interrupt(0x20)
+ */
 static int interrupt(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -70,6 +126,16 @@ static int interrupt(lua_State *L)
 
 /* Messages ---------------------------------------------------------------- */
 
+/***
+ * A message that signals an interrupt.
+ *
+ * @struct kvm_msi
+ * @tfield integer address_lo,address_hi halves of the address
+ * @tfield integer data value that is written there: the vector, and how it is
+ *  delivered
+ * @tfield integer flags bits; 1: devid counts
+ * @tfield integer devid number of the device; naming it sets the flag
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_msi, member)
 static const struct luackvm_field message_fields[] = {
 	F(address_lo),
@@ -88,7 +154,21 @@ static const struct luackvm_struct kvm_msi = {
 	offsetof(struct kvm_msi, flags)
 };
 
-/* vm:signal_msi { address_lo =, data = ... }: vCPUs that got it, or 0 */
+/***
+ * Sends a message to the local APICs, as a device would.
+ *
+ * @function vm:signal_msi
+ * @tparam kvm_msi message fields not named are 0
+ * @treturn integer how many vCPUs got it; 0 if the guest blocks it
+ * @raise `EINVAL` without controllers in the kernel, `EPERM` if no vCPU has
+ *  that destination
+ * @api 4.71 KVM_SIGNAL_MSI
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * local vcpu = vm:create_vcpu(0)
+ * print(pcall(vm.signal_msi, vm, { address_lo = 0xfee00000, data = 0x40 }))
+ */
 static int signal_msi(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -130,6 +210,28 @@ FIELDS(xen_evtchn, F(port), F(vcpu), F(priority));
 #undef TYPE
 #undef F
 
+/***
+ * Where an interrupt line leads. The fields beside gsi, type and flags are
+ * those of the type: a pin of a controller, or a message.
+ *
+ * @struct kvm_irq_routing_entry
+ * @tfield integer gsi number of the line
+ * @tfield string|integer type "irqchip", "msi", "hv_sint", "xen_evtchn" or
+ *  "s390_adapter"; the first two are found out by their fields
+ * @tfield integer flags bits
+ * @tfield string|integer irqchip "pic_master", "pic_slave", "ioapic", or the
+ *  number
+ * @tfield integer pin number of the controller's
+ * @tfield integer address_lo,address_hi halves of the address of an msi
+ * @tfield integer data value that an msi writes
+ * @tfield integer devid number of the device of an msi
+ * @tfield integer vcpu,sint,port,priority number that hv_sint and xen_evtchn
+ *  take
+ * @tfield integer ind_addr,summary_addr guest physical address, of an
+ *  s390_adapter
+ * @tfield integer ind_offset,summary_offset offset in bits, of an s390_adapter
+ * @tfield integer adapter_id number of the s390_adapter
+ */
 static const struct luackvm_struct *const routes[] = {
 	[KVM_IRQ_ROUTING_IRQCHIP] = &irqchip,
 	[KVM_IRQ_ROUTING_MSI] = &msi,
@@ -213,7 +315,20 @@ static void read_entry(lua_State *L, lua_Integer number,
 	lua_pop(L, 1);
 }
 
-/* vm:set_gsi_routing { { gsi =, irqchip =, pin = }, { gsi =, address_lo = } }
+/***
+ * Replaces all routes. A new VM has those of a PC.
+ *
+ * @function vm:set_gsi_routing
+ * @tparam kvm_irq_routing_entry[] routes at most 4096
+ * @raise `EINVAL` without controllers in the kernel
+ * @api 4.52 KVM_SET_GSI_ROUTING
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * vm:set_gsi_routing {
+ *   { gsi = 4, irqchip = "ioapic", pin = 4 },
+ *   { gsi = 24, address_lo = 0xfee00000, data = 0x40 },
+ * }
  */
 static int set_gsi_routing(lua_State *L)
 {

@@ -186,7 +186,28 @@ static int call_irqfd(struct ckvm_vm *vm, const void *data)
 	return ckvm_vm_irqfd(vm, data);
 }
 
-/* vm:irqfd { fd =, gsi =, resamplefd =, flags =, deassign = } */
+/***
+ * Whatever signals the eventfd raises an interrupt, with no thread of the
+ * host's in between. Closing the eventfd takes it back.
+ *
+ * @function vm:irqfd
+ * @tparam table options
+ * @tparam eventfd|integer options.fd the eventfd, or a number of a descriptor
+ * @tparam integer options.gsi number of the line
+ * @tparam[opt] eventfd|integer options.resamplefd signalled when the guest has
+ *  handled the interrupt; or a number of a descriptor
+ * @tparam[opt=0] integer options.flags bits
+ * @tparam[opt=false] boolean options.deassign takes it back
+ * @raise `EINVAL` without controllers in the kernel, `EBUSY` if the eventfd
+ *  raises one already
+ * @api 4.75 KVM_IRQFD
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * local event <close> = ckvm.eventfd()
+ * vm:irqfd { fd = event, gsi = 5 }
+ * event:signal()
+ */
 static int irqfd(lua_State *L)
 {
 	static const char *const keys[] = { "fd",    "gsi",	 "resamplefd",
@@ -257,9 +278,28 @@ static void read_match(lua_State *L, struct kvm_ioeventfd *data)
 	data->flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
 }
 
-/*
- * vm:ioeventfd { port = or gpa =, fd =, len =, datamatch =, flags =,
- * deassign = }
+/***
+ * A guest's write to a place signals the eventfd, and makes no exit: no range
+ * sees it. Closing the eventfd takes it back.
+ *
+ * @function vm:ioeventfd
+ * @tparam table options
+ * @tparam[opt] integer options.port number of the port; or `gpa`
+ * @tparam[opt] integer options.gpa guest physical address; or `port`
+ * @tparam eventfd|integer options.fd the eventfd, or a number of a descriptor
+ * @tparam[opt] integer options.len bytes of the write: 1, 2, 4 or 8; if left
+ *  out, any number
+ * @tparam[opt] integer options.datamatch value that must be written; if left
+ *  out, any
+ * @tparam[opt=0] integer options.flags bits
+ * @tparam[opt=false] boolean options.deassign takes it back; all the rest as
+ *  given
+ * @raise `EEXIST` if the place is taken, `ENOENT` if there is nothing to take
+ *  back
+ * @api 4.59 KVM_IOEVENTFD
+ * @usage
+ * local event <close> = ckvm.eventfd()
+ * vm:ioeventfd { port = 0x510, fd = event, len = 1 }
  */
 static int ioeventfd(lua_State *L)
 {

@@ -10,13 +10,13 @@ static const struct luackvm_type *const types[] = {
 };
 
 /***
- * The time, by the clock of timeouts.
+ * The time, by the clock that timeouts go by.
+ *
  * @function ckvm.now
- * @treturn number seconds since some moment
+ * @treturn number seconds, from some time on
  * @raise nothing
  * @usage
  * local from = ckvm.now()
- * vm:fill(0, 0x1000, 0)
  * print(ckvm.now() - from)
  */
 static int now(lua_State *L)
@@ -26,15 +26,14 @@ static int now(lua_State *L)
 }
 
 /***
- * What the KVM of this host has, and what of it works when it is tried: `run`
- * of the module `ckvm.probe`, which is loaded for it.
+ * What this KVM has, and what of it works when it is tried: `ckvm.probe.run`.
+ *
  * @function ckvm.probe
- * @tparam[opt] table options `kvm`, an open one; `only`, names of probes
- * @treturn table what `run` of `ckvm.probe` returns
- * @raise what `ckvm.open` raises where there is no KVM; a string for wrong
- * options
+ * @tparam[opt] table options as for `ckvm.probe.run`
+ * @treturn table as from `ckvm.probe.run`
+ * @raise as `ckvm.probe.run` does
  * @usage
- * print(ckvm.probe({ only = { "modes.real.speed" } }).modes.real.speed)
+ * print(ckvm.probe({ only = { "capabilities" } }).capabilities.nr_vcpus)
  */
 static int probe(lua_State *L)
 {

@@ -37,11 +37,31 @@ static int get_list(lua_State *L,
 	return 1;
 }
 
+/***
+ * The MSRs that a vCPU has on this KVM, as far as they are to be saved.
+ *
+ * @function kvm:get_msr_index_list
+ * @treturn integer[] number of each
+ * @raise what the kernel says
+ * @api 4.3 KVM_GET_MSR_INDEX_LIST
+ * @usage
+ * print(#kvm:get_msr_index_list())
+ */
 static int get_msr_index_list(lua_State *L)
 {
 	return get_list(L, ckvm_get_msr_index_list);
 }
 
+/***
+ * The MSRs that tell what KVM can do, for `kvm:get_msrs`.
+ *
+ * @function kvm:get_msr_feature_index_list
+ * @treturn integer[] number of each
+ * @raise what the kernel says
+ * @api 4.3 KVM_GET_MSR_FEATURE_INDEX_LIST
+ * @usage
+ * print(#kvm:get_msr_feature_index_list())
+ */
 static int get_msr_feature_index_list(lua_State *L)
 {
 	return get_list(L, ckvm_get_msr_feature_index_list);
@@ -103,7 +123,19 @@ static int push_values(lua_State *L, const struct kvm_msr_entry *entries,
 	return 1;
 }
 
-/* The MSRs that tell what KVM can do. */
+/***
+ * Values of the MSRs that tell what KVM can do.
+ *
+ * @function kvm:get_msrs
+ * @tparam integer[] msrs number of each
+ * @treturn table values, by the number of the MSR
+ * @raise `EINVAL` with the MSR that cannot be read
+ * @api 4.18 KVM_GET_MSRS
+ * @usage
+ * for msr, value in pairs(kvm:get_msrs(kvm:get_msr_feature_index_list())) do
+ *   print(("0x%x: 0x%x"):format(msr, value))
+ * end
+ */
 static int get_feature_msrs(lua_State *L)
 {
 	struct kvm_msr_entry *entries;
@@ -118,6 +150,17 @@ static int get_feature_msrs(lua_State *L)
 		     : push_values(L, entries, count);
 }
 
+/***
+ * Values of MSRs.
+ *
+ * @function vcpu:get_msrs
+ * @tparam integer[] msrs number of each
+ * @treturn table values, by the number of the MSR
+ * @raise `EINVAL` with the MSR that cannot be read
+ * @api 4.18 KVM_GET_MSRS
+ * @usage
+ * print(vcpu:get_msrs({ 0x174 })[0x174])
+ */
 static int get_msrs(lua_State *L)
 {
 	struct kvm_msr_entry *entries;
@@ -132,6 +175,13 @@ static int get_msrs(lua_State *L)
 		     : push_values(L, entries, count);
 }
 
+/***
+ * An MSR and its value.
+ *
+ * @struct kvm_msr_entry
+ * @tfield integer index number of the MSR
+ * @tfield integer data value
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_msr_entry, member)
 static const struct luackvm_field entry_fields[] = { F(index), F(data),
 						     LUACKVM_END };
@@ -169,7 +219,19 @@ static struct kvm_msr_entry *read_map(lua_State *L, size_t *count)
 	return entries;
 }
 
-/* { [index] = value, ... } or, in this order, { { index =, data = }, ... }. */
+/***
+ * Sets MSRs: values by number, in the order of the numbers; or a list, in its
+ * order.
+ *
+ * @function vcpu:set_msrs
+ * @tparam table|kvm_msr_entry[] msrs `{ [0x174] = 8 }` or `{ { index =, data =
+ *  } }`
+ * @raise `EINVAL` with the MSR that does not take its value; those before it
+ *  are set
+ * @api 4.19 KVM_SET_MSRS
+ * @usage
+ * vcpu:set_msrs { [0x174] = 8, [0x175] = 0x1000 }
+ */
 static int set_msrs(lua_State *L)
 {
 	struct kvm_msr_entry *entries;
@@ -203,6 +265,27 @@ static const struct luackvm_constant range_flags[] = {
 	{ "write", KVM_MSR_FILTER_WRITE },
 	{ NULL, 0 },
 };
+
+/***
+ * Which MSRs a guest may access.
+ *
+ * @struct kvm_msr_filter
+ * @tfield integer|string flags bits, or the name, of what holds for the rest:
+ *  "default_allow" or "default_deny"
+ * @tfield kvm_msr_filter_range[] ranges at most 16
+ */
+
+/***
+ * MSRs that follow one another.
+ *
+ * @struct kvm_msr_filter_range
+ * @tfield integer|string|string[] flags bits, or names, of the accesses meant:
+ *  "read", "write"
+ * @tfield integer base number of the first MSR
+ * @tfield integer nmsrs how many, at most 12288
+ * @tfield string|boolean[] bitmap for each, whether it is allowed; a string
+ *  has a bit for each, from the lowest on
+ */
 
 /* The kernel reads bitmaps in whole words: there is room for the longest. */
 struct filter {
@@ -293,6 +376,19 @@ static void read_ranges(lua_State *L, struct filter *filter)
 	}
 }
 
+/***
+ * Which MSRs the guest may access. A refused access is #GP or, with the
+ * capability `x86_user_space_msr`, the exit `x86_rdmsr` or `x86_wrmsr`.
+ *
+ * @function vm:x86_set_msr_filter
+ * @tparam kvm_msr_filter filter without ranges, there is none
+ * @raise `EINVAL` for a range without flags, or if all is denied
+ * @api 4.97 KVM_X86_SET_MSR_FILTER
+ * @usage
+ * vm:x86_set_msr_filter { flags = "default_allow", ranges = {
+ *   { flags = "write", base = 0x174, nmsrs = 3, bitmap = { true, true, false }
+ *  }, } }
+ */
 static int x86_set_msr_filter(lua_State *L)
 {
 	static const char *const keys[] = { "flags", "ranges", NULL };

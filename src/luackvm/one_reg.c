@@ -23,7 +23,17 @@ static int fail(lua_State *L, uint64_t id, int error)
 	return luackvm_fail(L, error, "register %s: %s", name, hint);
 }
 
-/* An integer, or a string for one of more than eight bytes. */
+/***
+ * One register, by the kernel's id. On x86 since Linux 6.18.
+ *
+ * @function vcpu:get_one_reg
+ * @tparam integer id number of the register, as the kernel's header makes it
+ * @treturn integer|string the value; a string for one of more than eight bytes
+ * @raise `ENOENT` or `EINVAL` if there is no such register, with its id
+ * @api 4.69 KVM_GET_ONE_REG
+ * @usage
+ * for _, id in ipairs(vcpu:get_reg_list()) do print(vcpu:get_one_reg(id)) end
+ */
 static int get_one_reg(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -62,6 +72,19 @@ static void read_value(lua_State *L, uint8_t *data, size_t size)
 	memcpy(data, bytes, length);
 }
 
+/***
+ * Sets one register.
+ *
+ * @function vcpu:set_one_reg
+ * @tparam integer id number of the register
+ * @tparam integer|string value a string for a register of more than eight bytes
+ * @raise `ENOENT` or `EINVAL` if there is no such register, with its id
+ * @api 4.68 KVM_SET_ONE_REG
+ * @usage
+ * for _, id in ipairs(vcpu:get_reg_list()) do
+ *   vcpu:set_one_reg(id, vcpu:get_one_reg(id))
+ * end
+ */
 static int set_one_reg(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -74,6 +97,16 @@ static int set_one_reg(lua_State *L)
 	return error ? fail(L, id, error) : 0;
 }
 
+/***
+ * The ids of the registers that `vcpu:get_one_reg` takes.
+ *
+ * @function vcpu:get_reg_list
+ * @treturn integer[] number of each register
+ * @raise `ENOTTY` or `EINVAL` where KVM has none
+ * @api 4.84 KVM_GET_REG_LIST
+ * @usage
+ * print(#vcpu:get_reg_list())
+ */
 static int get_reg_list(lua_State *L)
 {
 	struct kvm_reg_list *list = NULL;

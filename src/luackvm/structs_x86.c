@@ -95,6 +95,21 @@ const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
 						  sizeof(struct kvm_sregs),
 						  sregs_fields, 0 };
 
+/***
+ * The same, with the page directory pointers of PAE.
+ *
+ * @struct kvm_sregs2
+ * @tfield kvm_segment cs,ds,es,fs,gs,ss,tr,ldt segment registers
+ * @tfield kvm_dtable gdt,idt descriptor tables
+ * @tfield integer cr0,cr4,efer bits: see `ckvm.x86`
+ * @tfield integer cr2 address of the last page fault
+ * @tfield integer cr3 address of the page tables, and bits
+ * @tfield integer cr8 value of the task priority, 0 to 15
+ * @tfield integer apic_base address of the local APIC, and bits
+ * @tfield integer flags bits; 1: pdptrs count
+ * @tfield integer[] pdptrs values of the four pointers; naming them sets the
+ *  flag
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs2, member)
 #define V(member)                                                   \
 	{                                                           \
@@ -119,6 +134,19 @@ const struct luackvm_struct luackvm_kvm_sregs2 = {
 	offsetof(struct kvm_sregs2, flags)
 };
 
+/***
+ * The registers of x87 and SSE.
+ *
+ * @struct kvm_fpu
+ * @tfield string[] fpr the eight registers, 16 bytes each
+ * @tfield integer fcw,fsw bits of the control word, and of the status word
+ * @tfield integer ftwx bits: which registers are in use
+ * @tfield integer last_opcode value of the last instruction's opcode
+ * @tfield integer last_ip,last_dp address of the last instruction, and of its
+ *  operand
+ * @tfield string[] xmm the sixteen registers, 16 bytes each
+ * @tfield integer mxcsr bits of MXCSR
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_fpu, member)
 static const struct luackvm_field fpu_fields[] = {
 	LUACKVM_STRINGS(struct kvm_fpu, fpr),
@@ -137,6 +165,14 @@ const struct luackvm_struct luackvm_kvm_fpu = { "kvm_fpu",
 						sizeof(struct kvm_fpu),
 						fpu_fields, 0 };
 
+/***
+ * The guest's own debug registers.
+ *
+ * @struct kvm_debugregs
+ * @tfield integer[] db address in each of DR0 to DR3, from 1 on
+ * @tfield integer dr6,dr7 bits of DR6 and DR7
+ * @tfield integer flags bits
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_debugregs, member)
 static const struct luackvm_field debugregs_fields[] = {
 	LUACKVM_ARRAY(struct kvm_debugregs, db),

@@ -50,6 +50,7 @@ static int open_kvm(lua_State *L, struct ckvm_options *options, int fd,
  * @tparam[opt="/dev/kvm"] string options.path of the device
  * @tparam[opt=true] boolean options.sync_regs false: registers by ioctl, where
  *  they could be had from the page shared with the kernel
+ * @tparam[opt=true] boolean options.cloexec false: the descriptor outlives exec
  * @treturn kvm the system
  * @raise `ENOENT`, `EACCES`, `ENXIO` and `ENODEV` with a hint at what to do;
  *  `ENOTTY` if the file is no KVM, `ENOTSUP` if its API version is not 12
@@ -77,7 +78,21 @@ int luackvm_arg_fd(lua_State *L, int arg)
 	return (int)fd;
 }
 
-/* ckvm.from_fd(fd) or ckvm.from_fd{ fd =, sync_regs =, cloexec = }. */
+/***
+ * The same of a descriptor from elsewhere: inherited, or received from another
+ * process. It is duplicated. In the place of the table, a number is the
+ * descriptor.
+ *
+ * @function ckvm.from_fd
+ * @tparam table|integer options
+ * @tparam integer options.fd number of the descriptor
+ * @tparam[opt=true] boolean options.sync_regs as for `ckvm.open`
+ * @tparam[opt=true] boolean options.cloexec as for `ckvm.open`
+ * @treturn kvm the system
+ * @raise `EBADF`; `ENOTTY` or `EINVAL` if it is not a KVM's
+ * @usage
+ * local same <close> = ckvm.from_fd(kvm.fd)
+ */
 int luackvm_from_fd(lua_State *L)
 {
 	struct ckvm_options options = { .size = sizeof(options) };
@@ -95,6 +110,7 @@ int luackvm_from_fd(lua_State *L)
  * The system, /dev/kvm: `ckvm.open` returns it.
  *
  * @type kvm
+ * @tfield integer fd number of the descriptor, which is the object's
  */
 
 static void end(void *object)
@@ -180,7 +196,17 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg)
 	return (unsigned int)number;
 }
 
-/* Those that it has, by name: what check_extension says of each. */
+/***
+ * All capabilities that this KVM has.
+ *
+ * @function kvm:capabilities
+ * @treturn table what `kvm:check_extension` says, by name; none that is 0
+ * @raise what the kernel says
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @c ckvm_check_extension
+ * @usage
+ * for name, value in pairs(kvm:capabilities()) do print(name, value) end
+ */
 static int capabilities(lua_State *L)
 {
 	const char *name;
@@ -249,6 +275,18 @@ static int create_vm(lua_State *L)
 	return 1;
 }
 
+/***
+ * A VM that something else in this process has made. Its memory, vCPUs and
+ * devices stay the other's, and memory that is added needs `slot`.
+ *
+ * @function kvm:vm_from_fd
+ * @tparam integer fd number of the descriptor, which is duplicated
+ * @treturn vm the VM
+ * @raise `ENOTTY` if it is not a VM's, `EIO` if it is another process's
+ * @c ckvm_vm_from_fd
+ * @usage
+ * local same <close> = kvm:vm_from_fd(vm.fd)
+ */
 static int vm_from_fd(lua_State *L)
 {
 	int fd = luackvm_arg_fd(L, 2), error;

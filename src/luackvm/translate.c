@@ -9,7 +9,17 @@
 
 #define PAGE 4096
 
-/* A physical address, or nil. */
+/***
+ * Where an address leads by the vCPU's page tables. Segments are not added.
+ *
+ * @function vcpu:translate
+ * @tparam integer gva linear address
+ * @treturn integer|nil guest physical address; nil if it is not mapped
+ * @raise `EBUSY` while another thread runs the vCPU
+ * @api 4.15 KVM_TRANSLATE
+ * @usage
+ * assert(vcpu:translate(0x1000) == 0x1000) -- no paging
+ */
 static int translate(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -58,7 +68,19 @@ static size_t rest_of_page(uint64_t gva, size_t wanted)
 	return rest < wanted ? rest : wanted;
 }
 
-/* Page by page: a length may be anything, and there is room for what is. */
+/***
+ * Reads guest memory as the vCPU sees it, across pages, whatever their
+ * protection.
+ *
+ * @function vcpu:read
+ * @tparam integer gva linear address
+ * @tparam integer length bytes
+ * @treturn string the bytes
+ * @raise a string that names the first address which is not mapped, or is
+ *  mapped to no memory
+ * @usage
+ * local code = vcpu:read(0x1000, 1)
+ */
 static int read_memory(lua_State *L)
 {
 	uint64_t gva, fault = 0;
@@ -84,6 +106,18 @@ static int read_memory(lua_State *L)
 	return 1;
 }
 
+/***
+ * Reads up to a zero byte, which is not returned.
+ *
+ * @function vcpu:read_cstring
+ * @tparam integer gva linear address
+ * @tparam integer length bytes to look at, at most
+ * @treturn string the bytes before it
+ * @raise a string if there is none in that many bytes, or as for `vcpu:read`
+ * @usage
+ * vcpu:write(0x2000, "hello\0")
+ * assert(vcpu:read_cstring(0x2000, 100) == "hello")
+ */
 static int read_cstring(lua_State *L)
 {
 	uint64_t gva, fault = 0;
@@ -115,6 +149,17 @@ static int read_cstring(lua_State *L)
 			  luackvm_hex(L, gva), (lua_Integer)length);
 }
 
+/***
+ * Writes guest memory as the vCPU sees it, whatever the protection: all of it,
+ * or none.
+ *
+ * @function vcpu:write
+ * @tparam integer gva linear address
+ * @tparam string bytes to write
+ * @raise a string, as for `vcpu:read`
+ * @usage
+ * vcpu:write(0x2000, "\x90")
+ */
 static int write_memory(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);

@@ -18,7 +18,8 @@
  * @tfield exit|nil exit the current one, until the vCPU runs again
  * @tfield vm vm that it belongs to
  * @tfield integer id its number in the VM
- * @tfield stats stats counted since it was created; a fresh table
+ * @tfield integer fd number of the descriptor, which is the object's
+ * @tfield vcpu_stats stats counted since it was created; a fresh table
  * @usage
  * vcpu.regs.rax = vcpu.regs.rax + 1
  * print(("0x%x"):format(vcpu.sregs.cs.base))
@@ -113,6 +114,19 @@ int luackvm_create_vcpu(lua_State *L)
 	return 1;
 }
 
+/***
+ * A vCPU of this VM that something else in this process has made. The other
+ * side has to keep off it while it runs here.
+ *
+ * @function vm:vcpu_from_fd
+ * @tparam integer fd number of the descriptor, which is duplicated
+ * @treturn vcpu the vCPU
+ * @raise `ENOTTY` if it is not a vCPU's, `EIO` if it is another process's,
+ *  `EBUSY` or `EEXIST` if there is an object for it
+ * @usage
+ * local ok, err = pcall(vm.vcpu_from_fd, vm, vcpu.fd)
+ * assert(not ok and err.code == "EBUSY")
+ */
 int luackvm_vcpu_from_fd(lua_State *L)
 {
 	int fd = luackvm_arg_fd(L, 2), error;
@@ -250,7 +264,7 @@ static void push_exit_counts(lua_State *L, const struct ckvm_stats *stats)
 /***
  * What `vcpu.stats` counts.
  *
- * @struct stats
+ * @struct vcpu_stats
  * @tfield integer total how many exits
  * @tfield table exits how many of each, by the exit's name
  * @tfield integer batched how many writes came without an exit

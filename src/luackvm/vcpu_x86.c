@@ -6,8 +6,44 @@
 #include "compat.h"
 #include "luackvm.h"
 
+/***
+ * The registers of x87 and SSE. Fields that `set_fpu` is not given keep their
+ * value.
+ *
+ * @state vcpu:fpu kvm_fpu
+ * @api 4.22 KVM_GET_FPU
+ * @api 4.23 KVM_SET_FPU
+ * @raise `EBUSY` while another thread runs the vCPU
+ * @usage
+ * vcpu:set_fpu { fcw = 0x37f }
+ */
 LUACKVM_GET_SET(vcpu, fpu)
+
+/***
+ * The guest's own debug registers. Fields that `set_debugregs` is not given
+ * keep their value.
+ *
+ * @state vcpu:debugregs kvm_debugregs
+ * @api 4.33 KVM_GET_DEBUGREGS
+ * @api 4.34 KVM_SET_DEBUGREGS
+ * @raise `EINVAL` for bits that have to be 0
+ * @usage
+ * vcpu:set_debugregs { db = { 0x1000 } }
+ */
 LUACKVM_GET_SET(vcpu, debugregs)
+
+/***
+ * The same as `vcpu:get_sregs` and `vcpu:set_sregs`, with the page directory
+ * pointers of PAE in the place of `interrupt_bitmap`.
+ *
+ * @state vcpu:sregs2 kvm_sregs2
+ * @api 4.131 KVM_GET_SREGS2
+ * @api 4.132 KVM_SET_SREGS2
+ * @raise `EINVAL` for a state that no CPU has; `EBUSY` for other pdptrs while
+ *  an access is open
+ * @usage
+ * print(vcpu:get_sregs2().flags)
+ */
 LUACKVM_GET_SET(vcpu, sregs2)
 
 const struct luackvm_state luackvm_x86_vcpu_states[] = {
@@ -19,6 +55,21 @@ const struct luackvm_state luackvm_x86_vcpu_states[] = {
 
 /* xcrs: { flags =, xcrs = { { xcr =, value = }, ... } } ------------------- */
 
+/***
+ * Extended control registers.
+ *
+ * @struct kvm_xcrs
+ * @tfield integer flags bits
+ * @tfield kvm_xcr[] xcrs at most 16
+ */
+
+/***
+ * One of them.
+ *
+ * @struct kvm_xcr
+ * @tfield integer xcr number of the register; there is 0
+ * @tfield integer value bits
+ */
 #define F(member) LUACKVM_SCALAR(struct kvm_xcr, member)
 static const struct luackvm_field xcr_fields[] = { F(xcr), F(value),
 						   LUACKVM_END };
@@ -26,6 +77,16 @@ static const struct luackvm_field xcr_fields[] = { F(xcr), F(value),
 static const struct luackvm_struct xcr = { "kvm_xcr", sizeof(struct kvm_xcr),
 					   xcr_fields, 0 };
 
+/***
+ * The extended control registers: XCR0, which says what XSAVE saves.
+ *
+ * @function vcpu:get_xcrs
+ * @treturn kvm_xcrs a fresh table
+ * @raise `EBUSY` while another thread runs the vCPU
+ * @api 4.44 KVM_GET_XCRS
+ * @usage
+ * print(vcpu:get_xcrs().xcrs[1].value)
+ */
 static int get_xcrs(lua_State *L)
 {
 	struct kvm_xcrs xcrs = { 0 };
@@ -61,6 +122,16 @@ static void read_xcrs(lua_State *L, struct kvm_xcrs *xcrs)
 	xcrs->nr_xcrs = (uint32_t)count;
 }
 
+/***
+ * Sets them: the list replaces all.
+ *
+ * @function vcpu:set_xcrs
+ * @tparam kvm_xcrs values fields to set
+ * @raise `EINVAL` for what the guest's CPUID has not got
+ * @api 4.45 KVM_SET_XCRS
+ * @usage
+ * vcpu:set_xcrs { xcrs = { { xcr = 0, value = 1 } } }
+ */
 static int set_xcrs(lua_State *L)
 {
 	static const char *const keys[] = { "flags", "xcrs", NULL };
@@ -97,6 +168,19 @@ static int refuse_length(lua_State *L, const char *name, size_t expected,
 			  (lua_Integer)expected, (lua_Integer)length);
 }
 
+/***
+ * The registers of the local APIC, as a page of them.
+ *
+ * @function vcpu:get_lapic
+ * @treturn string 1024 bytes, a register every 16
+ * @raise `EINVAL` without controllers in the kernel
+ * @api 4.57 KVM_GET_LAPIC
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * local vcpu = vm:create_vcpu(0)
+ * print(("<I4"):unpack(vcpu:get_lapic(), 0x30 + 1)) -- the version
+ */
 static int get_lapic(lua_State *L)
 {
 	struct kvm_lapic_state lapic;
@@ -109,6 +193,19 @@ static int get_lapic(lua_State *L)
 	return 1;
 }
 
+/***
+ * Sets them.
+ *
+ * @function vcpu:set_lapic
+ * @tparam string registers as `vcpu:get_lapic` returns them
+ * @raise `EINVAL` without controllers in the kernel
+ * @api 4.58 KVM_SET_LAPIC
+ * @usage
+ * local vm <close> = kvm:create_vm()
+ * vm:create_irqchip()
+ * local vcpu = vm:create_vcpu(0)
+ * vcpu:set_lapic(vcpu:get_lapic())
+ */
 static int set_lapic(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
@@ -124,6 +221,16 @@ static int set_lapic(lua_State *L)
 	return error ? luackvm_fail(L, error, NULL) : 0;
 }
 
+/***
+ * The state of x87, SSE, AVX and so on, laid out as XSAVE does.
+ *
+ * @function vcpu:get_xsave
+ * @treturn string 4096 bytes
+ * @raise `EINVAL` if that is too little: then `vcpu:get_xsave2`
+ * @api 4.42 KVM_GET_XSAVE
+ * @usage
+ * local state = vcpu:get_xsave()
+ */
 static int get_xsave(lua_State *L)
 {
 	struct kvm_xsave xsave;
@@ -146,6 +253,16 @@ static size_t xsave_size(lua_State *L)
 	return (size_t)size;
 }
 
+/***
+ * The same, of any size.
+ *
+ * @function vcpu:get_xsave2
+ * @treturn string 4096 bytes or more
+ * @raise `ENOTTY` before Linux 5.17
+ * @api 4.134 KVM_GET_XSAVE2
+ * @usage
+ * local state = vcpu:get_xsave2()
+ */
 static int get_xsave2(lua_State *L)
 {
 	size_t size = xsave_size(L);
@@ -160,7 +277,16 @@ static int get_xsave2(lua_State *L)
 	return 1;
 }
 
-/* What get_xsave or get_xsave2 gave: the rest of a short one is zero. */
+/***
+ * Sets it.
+ *
+ * @function vcpu:set_xsave
+ * @tparam string state as `vcpu:get_xsave` or `vcpu:get_xsave2` returns it
+ * @raise `EINVAL` for a state that the CPU does not take
+ * @api 4.43 KVM_SET_XSAVE
+ * @usage
+ * vcpu:set_xsave(vcpu:get_xsave())
+ */
 static int set_xsave(lua_State *L)
 {
 	size_t size = xsave_size(L), length;
@@ -178,6 +304,16 @@ static int set_xsave(lua_State *L)
 	return error ? luackvm_fail(L, error, NULL) : 0;
 }
 
+/***
+ * What the guest's own VMs are about, where it may have some: opaque.
+ *
+ * @function vcpu:get_nested_state
+ * @treturn string a header, and what follows it
+ * @raise `EINVAL` or `ENOTTY` where KVM has no nested virtualization
+ * @api 4.114 KVM_GET_NESTED_STATE
+ * @usage
+ * print(pcall(vcpu.get_nested_state, vcpu))
+ */
 static int get_nested_state(lua_State *L)
 {
 	struct kvm_nested_state *state = NULL;
@@ -195,7 +331,18 @@ static int get_nested_state(lua_State *L)
 	return 1;
 }
 
-/* The kernel reads as much as the state says that it has. */
+/***
+ * Sets it.
+ *
+ * @function vcpu:set_nested_state
+ * @tparam string state as `vcpu:get_nested_state` returns it
+ * @raise `EINVAL` for a state that does not fit the guest's CPUID, `EBUSY`
+ *  while an access is open
+ * @api 4.115 KVM_SET_NESTED_STATE
+ * @usage
+ * local ok, state = pcall(vcpu.get_nested_state, vcpu)
+ * if ok then vcpu:set_nested_state(state) end
+ */
 static int set_nested_state(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);

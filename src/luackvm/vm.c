@@ -10,6 +10,7 @@
  *
  * @type vm
  * @tfield vcpu[] vcpus those that are open, by id; a fresh list
+ * @tfield integer fd number of the descriptor, which is the object's
  * @usage
  * local vm <close> = kvm:create_vm()
  * vm:add_memory { gpa = 0, size = 0x10000 }

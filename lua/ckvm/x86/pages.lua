@@ -24,11 +24,11 @@ end
 
 --- How many bytes `identity_map` takes for its tables.
 -- @function ckvm.x86.identity_map_size
--- @tparam integer size how many bytes are mapped, at most 512 GiB
+-- @tparam integer size bytes that are mapped, at most 512 GiB
 -- @treturn integer bytes, a multiple of the page size
--- @raise a string where `size` is out of that range
+-- @raise only for misuse
 -- @usage
--- local bytes = x86.identity_map_size(4 << 30) -- 0x6000
+-- assert(x86.identity_map_size(4 << 30) == 6 * 0x1000)
 function pages.identity_map_size(size)
   return (2 + directories(size)) * PAGE
 end
@@ -37,13 +37,12 @@ end
 -- execute; at least 1 GiB, in whole GiB.
 -- @function ckvm.x86.identity_map
 -- @tparam vm vm the VM in whose memory the tables are built
--- @tparam integer gpa the address, page-aligned, for `identity_map_size(size)` bytes
+-- @tparam integer gpa guest physical address of `identity_map_size(size)` bytes, page-aligned
 -- @tparam integer size bytes to map, at most 512 GiB
 -- @treturn integer the value for CR3
--- @raise a string where `gpa` or `size` is wrong, or no memory is there
+-- @raise a string where there is no memory for the tables
 -- @usage
--- local cr3 = x86.identity_map(vm, 0x4000, 1 << 30)
--- x86.enter(vcpu, "long", { rip = 0x1000, cr3 = cr3 })
+-- vcpu:set_sregs { cr3 = x86.identity_map(vm, 0x1000, 1 << 30) }
 function pages.identity_map(vm, gpa, size)
   local count <const> = directories(size)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
@@ -104,14 +103,15 @@ end
 -- `user` is true. `execute = false` needs `x86.efer.nxe`.
 -- @function ckvm.x86.page_tables
 -- @tparam vm vm the VM in whose memory the tables are built
--- @tparam integer gpa the address where, page-aligned
+-- @tparam integer gpa guest physical address, page-aligned
 -- @tparam table mappings the list; later ones win
 -- @treturn integer the value for CR3
--- @treturn integer the address behind the tables
--- @raise a string where a mapping is wrong, or no memory is there for a table
+-- @treturn integer guest physical address behind the tables
+-- @raise a string where there is no memory for the tables
 -- @usage
--- local cr3 = x86.page_tables(vm, 0x4000, {
---   { va = 0x1000, size = 0x3000 }, { va = 1 << 40, gpa = 0x2000, size = 0x1000, user = true },
+-- local cr3 = x86.page_tables(vm, 0x1000, {
+--   { va = 0xffff800000000000, gpa = 0, size = 0x10000 },
+--   { va = 0x400000, gpa = 0x8000, size = 0x2000, user = true, write = false },
 -- })
 function pages.page_tables(vm, gpa, mappings)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then

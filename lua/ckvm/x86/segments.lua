@@ -10,9 +10,9 @@ segments.selector = {
   code32 = 0x40,
 }
 
---- The value of the MSR STAR for that order.
+--- The value of the MSR STAR for these selectors.
 -- @field ckvm.x86.star
--- @treturn integer a value of 64 bits
+-- @treturn integer value
 segments.star = 0x001b0008 << 32
 
 local selector <const> = segments.selector
@@ -26,10 +26,10 @@ local BUSY <const> = 2
 -- @tparam string kind `"code"`, `"data"` or `"tss"`
 -- @tparam table fields `selector`, `base` (0), `limit` (4 GiB), `bits` of the code: 16, 32 (the
 -- default) or 64
--- @treturn table with the fields of `struct kvm_segment`
--- @raise a string where `selector` is missing
+-- @treturn kvm_segment a fresh table
+-- @raise what Lua does
 -- @usage
--- vcpu:set_sregs { cs = x86.segment("code", { selector = 0, limit = 0xffff, bits = 16 }) }
+-- local data = x86.segment("data", { selector = x86.selector.data })
 function segments.segment(kind, fields)
   local limit <const>, bits <const> = fields.limit or 0xffffffff, fields.bits or 32
   return {
@@ -42,12 +42,11 @@ end
 
 --- A descriptor, as it stands in a GDT.
 -- @function ckvm.x86.descriptor
--- @tparam table seg a segment, with the fields of `struct kvm_segment`
+-- @tparam kvm_segment seg a segment
 -- @treturn string 8 bytes, 16 for a system segment of long mode
--- @raise a string where a field is missing
+-- @raise what Lua does
 -- @usage
--- local bytes = x86.descriptor(x86.segment("data", { selector = x86.selector.data }))
--- vm:write(0x2010, bytes)
+-- assert(#x86.descriptor(x86.segment("code", { selector = 8, bits = 64 })) == 8)
 function segments.descriptor(seg)
   local limit = seg.g == 1 and seg.limit >> 12 or seg.limit
   local access = seg.type | seg.s << 4 | seg.dpl << 5 | seg.present << 7
@@ -61,10 +60,11 @@ end
 -- @function ckvm.x86.gdt
 -- @tparam[opt] table tss `{ base =, limit = }` of the TSS, for LTR: without it there is none
 -- @treturn string its bytes
--- @raise a string where `tss` lacks a field
+-- @raise what Lua does
 -- @usage
--- vm:write(0x2000, x86.gdt())
--- vcpu:set_sregs { gdt = { base = 0x2000, limit = #x86.gdt() - 1 } }
+-- local bytes = x86.gdt()
+-- vm:write(0x2000, bytes)
+-- vcpu:set_sregs { gdt = { base = 0x2000, limit = #bytes - 1 } }
 function segments.gdt(tss)
   local entries = {}
 
@@ -97,9 +97,9 @@ end
 -- @tparam table handlers addresses by vector; vectors without one are not present
 -- @tparam[opt] table rings by vector, 3 for those that ring 3 may raise by `INT n`
 -- @treturn string its bytes, up to the last vector that has a handler
--- @raise a string where an address is no integer
+-- @raise what Lua does
 -- @usage
--- vm:write(0x3000, x86.idt({ [3] = 0x1000, [14] = 0x1100 }, { [3] = 3 }))
+-- vm:write(0x2000, x86.idt { [13] = 0x1000 })
 function segments.idt(handlers, rings)
   local gates, last = {}, -1
   for vector in pairs(handlers) do last = math.max(last, vector) end
@@ -120,9 +120,9 @@ end
 -- @tparam table fields `rsp0`, the stack for exceptions from ring 3, and `ports`, a list of those
 -- that ring 3 may access (by default it may access none)
 -- @treturn string its bytes, with the I/O bitmap at their end
--- @raise a string where a port is no integer
+-- @raise what Lua does
 -- @usage
--- vm:write(0x4000, x86.tss { rsp0 = 0x8000, ports = { 0x3f8 } })
+-- vm:write(0x3000, x86.tss { rsp0 = 0x9000, ports = { 0x80 } })
 function segments.tss(fields)
   local denied, count = {}, 0
   for _, port in ipairs(fields.ports or {}) do count = math.max(count, port // 8 + 1) end
