@@ -195,6 +195,14 @@ describe("README.md:", function()
     assert.same(sorted(found), sorted(listed))
   end)
 
+  it("has each kind of methods once", function()
+    local seen = {}
+    for _, row in ipairs(rows("object")) do
+      assert(not seen[row[1]], row[1])
+      seen[row[1]] = true
+    end
+  end)
+
   it("lists methods and fields that there are", function()
     support.need_kvm()
     local kvm <close> = ckvm.open()
