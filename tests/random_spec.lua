@@ -18,7 +18,7 @@ local instructions = {
   "\xfe\x06\x00\x00", "\xa4",                             -- incb (0); movsb
 }
 
-local kinds = { "kvm", "vm", "vcpu", "memory", "range", "buffer", "view" }
+local kinds = { "kvm", "vm", "vcpu", "memory", "range", "buffer", "view", "eventfd", "statistics" }
 local world -- lists of objects by kind, and of coroutines; the depth of handlers; calls made
 
 local function pick(list) return list[random(#list)] end
@@ -129,10 +129,18 @@ local mmio_answers = { read = handler, write = handler, value = bit, device = de
 local segment = options({}, { base = one(0, 0x1000, MMIO), limit = one(0xffff, 0xffffffff),
   selector = little, db = bit, l = bit })
 
-local cap = one("x86_user_space_msr", "exit_hypercall", "split_irqchip", 3)
+local cap = one("x86_user_space_msr", "exit_hypercall", "split_irqchip", "dirty_log_ring",
+  "manual_dirty_log_protect2", 3)
 local msr = one(0x10, 0x174, 0x175, 0xc0000080, 0xc0000100, 0x474f4f00)
 local ranges = options({ base = msr, nmsrs = one(1, 8), flags = one("read", 3) },
   { bitmap = one("\0", "\xff") })
+local chip = one("pic_master", "pic_slave", "ioapic", 0)
+local level = options({ irq = little, level = bit }, {})
+local route = options({ gsi = little, irqchip = chip, pin = little }, { flags = bit })
+local irqfd = options({ fd = some "eventfd", gsi = little },
+  { resamplefd = some "eventfd", deassign = yes })
+local ioeventfd = options({ port = one(PORT, BATCHED), fd = some "eventfd" },
+  { len = one(0, 1, 3, 4), datamatch = bit, deassign = yes, flags = little })
 local reg = one(0x2030000200000174, 0x20300002c0000100, 0x2040000200000174, -1)
 local entry = options({ ["function"] = little }, { index = little, eax = value, flags = bit })
 local registers = options({}, { rip = one(CODE), rax = value, rcx = little, rsi = address,
@@ -174,9 +182,22 @@ local methods = {
     attach_io = { options({ port = one(PORT, PORT + 2, BATCHED, 0xffff) }, answers) },
     attach_mmio = { options({ gpa = one(0x10000, MMIO, 0xfffff000), size = one(1, 4, 0x1000) },
       mmio_answers) },
-    enable_cap = { cap, little }, get_tsc_khz = {}, set_tsc_khz = { one(0) },
+    create_irqchip = {}, get_irqchip = { chip }, irq_line = { level }, irq_line_status = { level },
+    set_irqchip = { options({ chip_id = chip }, { imr = bit, irr = value }) },
+    signal_msi = { options({ address_lo = one(0xfee00000) }, { data = little }) },
+    set_gsi_routing = { list_of(route) }, irqfd = { irqfd }, ioeventfd = { ioeventfd },
+    create_pit = {}, create_pit2 = { options({}, { flags = bit }) }, get_pit = {}, get_pit2 = {},
+    set_pit = { options({}, { channels = list_of(options({}, { count = little })) }) },
+    set_pit2 = { options({}, { channels = list_of(options({}, { mode = little })) }) },
+    reinject_control = { options({}, { pit_reinject = yes }) }, get_clock = {},
+    set_clock = { options({}, { clock = value }) }, set_tss_addr = { address },
+    set_identity_map_addr = { address }, set_boot_cpu_id = { little }, get_stats_fd = {},
+    get_dirty_log = { some "memory" }, clear_dirty_log = { options({ memory = some "memory",
+      dirty_bitmap = one("\xff", "\xff\xff") }, { first_page = little, num_pages = little }) },
+    enable_cap = { cap, one(0, 1, 3, 24, 4096) }, get_tsc_khz = {}, set_tsc_khz = { one(0) },
     x86_set_msr_filter = { options({}, { flags = bit, ranges = list_of(ranges) }) } },
-  vcpu = { run = { limits }, finish = {}, stop = { little }, kick = {}, get_regs = {},
+  vcpu = { run = { limits }, finish = {}, interrupt = { little }, get_stats_fd = {}, stop = {
+    little }, kick = {}, get_regs = {},
     get_sregs = {}, get_vcpu_events = {}, set_regs = { registers },
     set_sregs = { special }, get_sregs2 = {}, set_sregs2 = { special }, enable_cap = { cap },
     get_cpuid2 = {}, set_cpuid2 = { list_of(entry) }, set_cpuid = { list_of(entry) },
@@ -197,21 +218,24 @@ local methods = {
     set_vcpu_events = { options({}, { nmi = options({}, { pending = bit, masked = bit }),
       interrupt = options({}, { shadow = bit }), flags = little }) } },
   memory = { close = {} }, range = { detach = {} }, buffer = { take = { little } },
+  eventfd = { signal = { little }, read = {}, wait = { options({ timeout = one(0, 0.001) }, {}) } },
+  statistics = { read = {}, describe = {} },
 }
 local fields = {
   vm = { "vcpus" }, vcpu = { "regs", "sregs", "events", "exit", "stats", "vm", "id" },
-  memory = { "gpa", "size", "slot" }, buffer = { "length", "size" }, kvm = { "" }, range = { "" },
+  memory = { "gpa", "size", "slot" }, buffer = { "length", "size" }, kvm = { "" },
+  eventfd = { "fd" }, statistics = { "id", "fd" }, range = { "" },
   view = { "rax", "rip", "cs", "ds", "efer", "nmi", "data", "reason", "interrupt_bitmap" },
 }
 local made = { create_vm = "vm", create_vcpu = "vcpu", add_memory = "memory",
-  attach_io = "range", attach_mmio = "range" }
+  attach_io = "range", attach_mmio = "range", get_stats_fd = "statistics" }
 
 local function call()
   local kind = pick(kinds)
   local thing, name = pick(world[kind]), pick(world.names[kind])
   local args = {}
   for i, make in ipairs(name and methods[kind][name] or {}) do
-    args[i] = name ~= "run" and random(40) == 1 and value() or make()
+    args[i] = name ~= "run" and name ~= "wait" and random(40) == 1 and value() or make()
   end
   world.calls = world.calls + 1
   local result = thing[name](thing, table.unpack(args, 1, 3))
@@ -258,6 +282,7 @@ local acts = {
   function() collectgarbage(pick { "collect", "step", "incremental", "generational" }) end,
   function() setmetatable({}, hostile) end,
   function() keep("buffer", ckvm.buffer(random(40))) end,
+  function() keep("eventfd", ckvm.eventfd { initval = random(0, 2) }) end,
   function() keep("kvm", ckvm.open { sync_regs = random(2) == 1 }) end,
   function() keep("view", pick(world.vcpu)[pick { "regs", "sregs", "events", "exit" }]) end,
   function() pick(world.view)[pick(fields.view)] = value() end,
@@ -279,6 +304,7 @@ describe("random calls #slow", function()
 
   it("end in results or in errors, and leave nothing open: CKVM_SEED=" .. seed, function()
     print("CKVM_SEED=" .. seed)
+    ckvm.eventfd():wait { timeout = 0 } -- a state's first wait keeps a descriptor
     local before = support.settled_fds()
     math.randomseed(seed)
     collectgarbage("incremental", 50, 1000)
