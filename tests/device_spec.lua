@@ -39,7 +39,8 @@ describe("vm:create_device", function()
   it("refuses types that are no type", function()
     contains("type: unknown name 'vifo'", error_of(vm.create_device, vm, { type = "vifo" }))
     contains("type: name or integer expected, got nil", error_of(vm.create_device, vm, {}))
-    contains("type: name or integer expected, got boolean", error_of(vm.create_device, vm, { type = true }))
+    contains("type: name or integer expected, got boolean",
+      error_of(vm.create_device, vm, { type = true }))
     for _, number in ipairs { -1, 1 << 32, math.mininteger } do
       contains("type: ", error_of(vm.create_device, vm, { type = number }))
     end
@@ -151,7 +152,8 @@ describe("A device's attributes", function()
   end)
 
   it("refuse wrong names, types and options", function()
-    contains("device has no attribute 'x'", error_of(device.has_device_attr, device, { attr = "x" }))
+    contains("device has no attribute 'x'",
+      error_of(device.has_device_attr, device, { attr = "x" }))
     contains("device has no attribute 'vcpu_tsc_offset'",
       error_of(device.has_device_attr, device, { attr = "vcpu_tsc_offset" }))
     contains("no attribute 'vfio_file_add' in this group",
@@ -226,7 +228,8 @@ describe("The system's attributes", function()
 
   it("are refused where there are none", function()
     assert.is_false(kvm:has_device_attr { group = 7, attr = 0 })
-    assert.equal("ENXIO", error_of(kvm.get_device_attr, kvm, { group = 7, attr = 0, size = 8 }).code)
+    local unknown = { group = 7, attr = 0, size = 8 }
+    assert.equal("ENXIO", error_of(kvm.get_device_attr, kvm, unknown).code)
     error_of(kvm.set_device_attr, kvm, { attr = 0, value = 1 })
     kvm:close()
     contains("kvm is closed", error_of(kvm.get_device_attr, kvm, { attr = 0 }))
@@ -285,5 +288,52 @@ describe("A vCPU's attributes", function()
     assert.equal(77, vcpu.regs.rbx)
     assert.equal("hlt", vcpu:run(support.LIMITS))
     assert.equal(77, vcpu.regs.rbx)
+  end)
+end)
+
+-- With a kernel that reads and writes as many bytes as the attribute's number says.
+describe("An attribute's buffer", function()
+  local build = support.program():match("^(.*)/")
+  local open = package.loadlib(build .. "/tests/.libs/fake_kernel.so", "luaopen_fake_kernel")
+  local fake = open and open()
+  local kvm
+  before_each(function()
+    if not fake then pending("tests/fake_kernel.so is not built: make check") end
+    fake.install()
+    kvm = ckvm.open { path = "/dev/null" }
+  end)
+  after_each(function()
+    if fake then fake.remove() end
+    if kvm then kvm:close() end
+  end)
+
+  it("is of the size that is given", function()
+    for _, size in ipairs { 1, 2, 4, 8 } do
+      assert.equal(0xa5a5a5a5a5a5a5a5 >> 64 - 8 * size,
+        kvm:get_device_attr { group = 5, attr = size, size = size })
+    end
+    for _, size in ipairs { 3, 5, 4095, 4096, 4097, 1 << 20 } do
+      assert.equal(("\xa5"):rep(size),
+        kvm:get_device_attr { group = 5, attr = size, size = size })
+      kvm:set_device_attr { group = 5, attr = size, data = ("\xa5"):rep(size) }
+    end
+    kvm:set_device_attr { group = 5, attr = 4, size = 4, value = 0xa5a5a5a5 }
+  end)
+
+  it("is zero where the kernel writes nothing", function()
+    assert.equal("\xa5\xa5\0", kvm:get_device_attr { group = 5, attr = 2, size = 3 })
+  end)
+
+  it("has nothing behind it that a kernel could touch", function()
+    for _, size in ipairs { 1, 3, 8, 100, 4096, 5000 } do
+      local function get() return kvm:get_device_attr { group = 5, attr = size + 1, size = size } end
+      local err = error_of(get)
+      assert.equal("EFAULT", err.code)
+      contains("larger than size", err)
+      err = error_of(kvm.set_device_attr, kvm,
+        { group = 5, attr = size + 1, data = ("\xa5"):rep(size) })
+      assert.equal("EFAULT", err.code)
+      contains("a larger one", err)
+    end
   end)
 end)

@@ -101,7 +101,8 @@ describe("guest_memfd", function()
     end
     contains("guest_memfd: guest_memfd expected, got number", error_of(add, { guest_memfd = 3 }))
     contains("of what?", error_of(add, { guest_memfd_offset = 0 }))
-    contains("guest_memfd_offset: ", error_of(add, { guest_memfd = memfd, guest_memfd_offset = -1 }))
+    contains("guest_memfd_offset: ",
+      error_of(add, { guest_memfd = memfd, guest_memfd_offset = -1 }))
     for _, options in ipairs {
       { size = 0x5000 }, { guest_memfd_offset = 1 }, { guest_memfd_offset = 0x4000 },
       { guest_memfd_offset = math.maxinteger }, { readonly = true },

@@ -212,9 +212,10 @@ int ckvm__arm(uint64_t deadline)
 	when.it_value = to_timespec(deadline);
 	if (deadline && thread->late)
 		when.it_interval = to_timespec(thread->late_period);
-	if (timer_settime(thread->timer, TIMER_ABSTIME, &when, NULL) < 0)
-		return ckvm__fail("timer_settime", -errno);
-	return 0;
+	if (!timer_settime(thread->timer, TIMER_ABSTIME, &when, NULL))
+		return 0;
+	thread->armed = 0;
+	return ckvm__fail("timer_settime", -errno);
 }
 
 void ckvm_thread_late(void (*late)(void *opaque), void *opaque,

@@ -290,13 +290,11 @@ void ckvm_memory_close(struct ckvm_memory *memory)
 /* What the kernel cannot give up is never unmapped. */
 void ckvm__memory_withdraw(struct ckvm_vm *vm)
 {
-	struct ckvm_memory **at = &vm->memory;
+	struct ckvm_memory *memory;
 
-	while (*at)
-		if (set_region(*at, (*at)->gpa, 0))
-			*at = (*at)->next;
-		else
-			at = &(*at)->next;
+	for (memory = vm->memory; memory; memory = memory->next)
+		if (set_region(memory, memory->gpa, 0))
+			memory->mapping->owned = false;
 }
 
 void ckvm__memory_end(struct ckvm_vm *vm)
