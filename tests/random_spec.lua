@@ -189,6 +189,8 @@ local methods = {
     create_pit = {}, create_pit2 = { options({}, { flags = bit }) }, get_pit = {}, get_pit2 = {},
     set_pit = { options({}, { channels = list_of(options({}, { count = little })) }) },
     set_pit2 = { options({}, { channels = list_of(options({}, { mode = little })) }) },
+    register_coalesced_mmio = { options({ port = one(PORT, BATCHED), size = little }, {}) },
+    unregister_coalesced_mmio = { options({ port = one(PORT, BATCHED), size = little }, {}) },
     reinject_control = { options({}, { pit_reinject = yes }) }, get_clock = {},
     set_clock = { options({}, { clock = value }) }, set_tss_addr = { address },
     set_identity_map_addr = { address }, set_boot_cpu_id = { little }, get_stats_fd = {},

@@ -26,6 +26,12 @@ static void attend(struct ckvm_vm *vm, unsigned int bit)
 		atomic_fetch_or(&vcpu->attend, bit);
 }
 
+void ckvm__bus_batches(struct ckvm_vm *vm)
+{
+	vm->bus.batches = true;
+	attend(vm, ATTEND_BATCH);
+}
+
 /* Attaching --------------------------------------------------------------- */
 
 static struct ckvm_range *overlapping(struct ckvm_vm *vm, enum ckvm_space space,
@@ -38,6 +44,18 @@ static struct ckvm_range *overlapping(struct ckvm_vm *vm, enum ckvm_space space,
 		    range->last >= first)
 			return range;
 	return NULL;
+}
+
+bool ckvm__bus_is_batched(struct ckvm_vm *vm, enum ckvm_space space,
+			  uint64_t first, uint64_t last)
+{
+	struct ckvm_range *range;
+
+	for (range = vm->bus.ranges; range; range = range->next)
+		if (range->batch && range->space == space &&
+		    range->first <= last && range->last >= first)
+			return true;
+	return false;
 }
 
 static int check_config(const struct ckvm_vm *vm,
@@ -113,6 +131,9 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 		return ckvm__fail("closed", -EBADF);
 	if (overlapping(vm, range->space, range->first, range->last))
 		return ckvm__fail("range", -EEXIST);
+	if (range->batch &&
+	    ckvm__in_zone(vm, range->space, range->first, range->last))
+		return ckvm__fail("zone", -EEXIST);
 	error = range->space == CKVM_IO
 			? ckvm__table_add_leaves(&vm->bus, range->first,
 						 range->last)
@@ -120,8 +141,7 @@ static int insert(struct ckvm_vm *vm, struct ckvm_range *range)
 	if (error)
 		return error;
 	if (range->batch) {
-		vm->bus.batches = true;
-		attend(vm, ATTEND_BATCH);
+		ckvm__bus_batches(vm);
 		error = set_batch(range, KVM_REGISTER_COALESCED_MMIO);
 	}
 	if (error) {

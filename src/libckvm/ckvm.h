@@ -447,6 +447,20 @@ CKVM_API struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm,
 CKVM_API void ckvm_vm_catch(struct ckvm_vm *vm, enum ckvm_access_exit which,
 			    int on);
 
+/*
+ * 4.116: has the kernel queue writes to a zone, whoever answers there; they
+ * come as from a range with `batch`, without a vCPU. Unregistering ends every
+ * registration that holds the zone; it is no error if none does. -EEXIST where
+ * a range with `batch` is, which has its own, and as little can one be attached
+ * in a zone.
+ */
+CKVM_API int
+ckvm_vm_register_coalesced_mmio(struct ckvm_vm *vm,
+				const struct kvm_coalesced_mmio_zone *zone);
+CKVM_API int
+ckvm_vm_unregister_coalesced_mmio(struct ckvm_vm *vm,
+				  const struct kvm_coalesced_mmio_zone *zone);
+
 /* A log of at most `capacity` bytes, for any number of ranges and threads. */
 CKVM_API int ckvm_buffer_create(size_t capacity, struct ckvm_buffer **out);
 CKVM_API struct ckvm_buffer *ckvm_buffer_ref(struct ckvm_buffer *buffer);

@@ -23,8 +23,9 @@ static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		result = range->batched(range->opaque, NULL, access->address,
 					data, access->length);
 	else
-		result = range->ops.write(range->opaque, vcpu, access->address,
-					  data, access->length);
+		result = range->ops.write(
+			range->opaque, access->batched ? NULL : vcpu,
+			access->address, data, access->length);
 	return ckvm__called(vcpu, result);
 }
 

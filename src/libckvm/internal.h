@@ -116,7 +116,8 @@ struct ckvm__bus {
 	struct ckvm_range *retired_ranges;
 	struct ckvm_range *stuck; /* to be freed with the VM */
 	struct ckvm__mmio_table *retired_tables;
-	bool batches; /* some range is, or was, batched */
+	bool batches;		  /* some range or zone is, or was, batched */
+	struct ckvm__zone *zones; /* of ckvm_vm_register_coalesced_mmio */
 };
 
 struct ckvm_vm {
@@ -460,6 +461,19 @@ int ckvm__table_add(struct ckvm__bus *bus, struct ckvm_range *range);
 void ckvm__table_retire(struct ckvm__bus *bus, struct ckvm_range *range);
 
 void ckvm__table_reclaim(struct ckvm_vm *vm); /* frees what nobody can see */
+
+/* Something is to be batched now. The caller has the lock. */
+void ckvm__bus_batches(struct ckvm_vm *vm);
+
+/* Is there a range with `batch` in [first, last]? Likewise. */
+bool ckvm__bus_is_batched(struct ckvm_vm *vm, enum ckvm_space space,
+			  uint64_t first, uint64_t last);
+
+/* coalesced.c ------------------------------------------------------------- */
+
+bool ckvm__in_zone(const struct ckvm_vm *vm, enum ckvm_space space,
+		   uint64_t first, uint64_t last);
+void ckvm__end_zones(struct ckvm_vm *vm);
 
 /* buffer.c ---------------------------------------------------------------- */
 

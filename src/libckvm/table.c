@@ -176,6 +176,7 @@ void ckvm__table_retire(struct ckvm__bus *bus, struct ckvm_range *range)
 
 void ckvm__bus_end(struct ckvm_vm *vm)
 {
+	ckvm__end_zones(vm);
 	free_retired(&vm->bus);
 	free_ranges(&vm->bus.stuck);
 	free(vm->bus.mmio);

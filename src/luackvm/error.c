@@ -128,6 +128,10 @@ static const struct {
 	{ "KVM_IOEVENTFD", ENOENT, "there is no such ioeventfd to take back" },
 	{ "KVM_GET_STATS_FD", ENOTTY,
 	  "this KVM has no binary_stats_fd, which came with Linux 5.14" },
+	{ "zone", EEXIST,
+	  "a range with batch = true has these to itself, and such a zone "
+	  "too" },
+	{ "zone", EINVAL, "not so many ports or addresses from there on" },
 	{ "pages", EINVAL,
 	  "first_page and num_pages are multiples of 64, but for the last" },
 	{ "statistics", EBADMSG, "these are no statistics of KVM's" },

@@ -584,6 +584,10 @@ extern const struct luackvm_state luackvm_irqchip_vm_states[];
 /* "pic_master" and so on, or the number, at index; raises with the name. */
 uint32_t luackvm_irqchip_id(lua_State *L, int index, const char *name);
 
+/* coalesced.c ------------------------------------------------------------- */
+
+extern const luaL_Reg luackvm_coalesced_vm_methods[];
+
 /* dirty.c ----------------------------------------------------------------- */
 
 extern const luaL_Reg luackvm_dirty_vm_methods[];

@@ -225,6 +225,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_irqfd_vm_methods,
 	luackvm_stats_vm_methods,
 	luackvm_dirty_vm_methods,
+	luackvm_coalesced_vm_methods,
 	luackvm_device_vm_methods,
 	luackvm_region_vm_methods,
 	luackvm_event_vm_methods,
