@@ -45,6 +45,45 @@ function support.guest(code, options)
   return support.real_mode(code, options)
 end
 
+-- The same with nothing but zeros answered at the port and the addresses that it uses.
+function support.quiet(code, options)
+  local _, vm, vcpu = support.guest(code, options)
+  local function zero() return 0 end
+  vm:attach_io { port = 0x10, read = zero, write = zero }
+  vm:attach_mmio { gpa = 0x8000, size = 0x1000, read = zero, write = zero }
+  return vcpu, vm
+end
+
+-- A guest that calls handler at its access of port 0x10, an `out` if no code is given, and halts.
+function support.calling(handler, code)
+  local _, vm, vcpu = support.guest((code or "\xe6\x10") .. "\xf4") -- out %al, $0x10; hlt
+  vm:attach_io { port = 0x10, read = handler, write = handler }
+  return vcpu, vm
+end
+
+-- All that such guests touch, answered by these two.
+function support.attach(vm, read, write)
+  vm:attach_io { port = 0x10, read = read, write = write }
+  vm:attach_mmio { gpa = 0x8000, size = 0x2000, read = read, write = write }
+end
+
+-- Calls define(name, code, kind) for each of the four kinds of access of one byte, `it` names
+-- included.
+function support.each_access(define)
+  define("a port read", "\xe4\x10", "read")          -- in $0x10, %al
+  define("a port write", "\xe6\x10", "write")        -- out %al, $0x10
+  define("an MMIO read", "\xa0\x00\x80", "read")     -- mov (0x8000), %al
+  define("an MMIO write", "\xa2\x00\x80", "write")   -- mov %al, (0x8000)
+end
+
+-- A handler that notes its arguments in the list, and answers `answer`.
+function support.noter(list, answer)
+  return function(...)
+    table.insert(list, table.pack(...))
+    return answer
+  end
+end
+
 -- What fn(...) raises: a string, or an error object.
 function support.error_of(fn, ...)
   local raised = table.pack(pcall(fn, ...))
