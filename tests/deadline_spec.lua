@@ -444,7 +444,7 @@ describe("a handler that is still running after the deadline", function()
     local vcpu = calling(spin)
     for _ = 1, 3 do
       error_of(vcpu.run, vcpu, { timeout = 0.05 })
-      vcpu:set_regs { rip = 0x1000 }
+      vcpu.regs.rip = 0x1000
     end
     assert.is_nil((debug.gethook()))
     local sum = 0

@@ -326,7 +326,9 @@ describe("An attribute's buffer", function()
 
   it("has nothing behind it that a kernel could touch", function()
     for _, size in ipairs { 1, 3, 8, 100, 4096, 5000 } do
-      local function get() return kvm:get_device_attr { group = 5, attr = size + 1, size = size } end
+      local function get()
+        return kvm:get_device_attr { group = 5, attr = size + 1, size = size }
+      end
       local err = error_of(get)
       assert.equal("EFAULT", err.code)
       contains("larger than size", err)
