@@ -246,13 +246,20 @@ static int open_file(lua_State *L, const struct ckvm_memory_config *config,
  *  `mmio_write`
  * @tparam[opt=false] boolean options.log_dirty for `vm:dirty_pages`
  * @tparam[opt] string options.file to map, by its path
- * @tparam[opt=0] integer options.offset bytes into the file, whole pages
+ * @tparam[opt] memory options.memory whose bytes these are, too; it may be
+ *  another VM's
+ * @tparam[opt=0] integer options.offset bytes into the file or that memory,
+ *  whole pages
  * @tparam[opt=false] boolean options.shared the file is written, too; without a
  *  file, memory that can be shared
  * @tparam[opt=false] boolean|string options.hugepages true, "2M" or "1G"
+ * @tparam[opt] guest_memfd options.guest_memfd where the guest has pages to
+ *  itself
+ * @tparam[opt=0] integer options.guest_memfd_offset bytes into it, whole pages
  * @treturn memory the slot
  * @raise `EEXIST` if it overlaps a slot, or the slot is taken; `EINVAL` beyond
- *  the guest's addresses or slots; `ENOMEM`; `ERANGE` if the file is too short
+ *  the guest's addresses or slots; `ENOMEM`; `ERANGE` if the file or the other
+ *  memory is too short
  * @api 4.35 KVM_SET_USER_MEMORY_REGION
  * @usage
  * local rom = vm:add_memory { gpa = 0xf0000, size = 0x10000, readonly = true }

@@ -90,9 +90,31 @@ read_memory(lua_State *L, const struct kvm_userspace_memory_region2 *region)
 	return memory;
 }
 
-/*
- * vm:set_user_memory_region { slot =, flags =, guest_phys_addr =, memory_size
- * =, memory =, offset = }
+/***
+ * A slot as the kernel has it: new, moved, with other flags, or deleted. What
+ * stands behind the guest's addresses is memory that is there already, for as
+ * long as the slot is.
+ *
+ * @function vm:set_user_memory_region
+ * @tparam table options
+ * @tparam integer options.slot number
+ * @tparam[opt] string[]|integer options.flags bits, or names:
+ * "log_dirty_pages", "readonly"
+ * @tparam[opt=0] integer options.guest_phys_addr guest physical address,
+ *  page-aligned
+ * @tparam integer options.memory_size bytes, whole pages; 0 deletes the slot
+ * @tparam[opt] memory options.memory whose bytes the slot shows; not when it is
+ *  deleted
+ * @tparam[opt=0] integer options.offset bytes into that memory, whole pages
+ * @raise `EEXIST` if it overlaps a slot, `EINVAL` for what the kernel does not
+ *  take, `ERANGE` if the memory is too short
+ * @api 4.35 KVM_SET_USER_MEMORY_REGION
+ * @usage
+ * local ram = vm:add_memory { gpa = 0x100000, size = 0x2000 }
+ * vm:set_user_memory_region { slot = 9, guest_phys_addr = 0x200000,
+ *   memory_size = 0x1000, memory = ram, offset = 0x1000 }
+ * vm:write(0x101000, "the same page")
+ * assert(vm:read(0x200000, 13) == "the same page")
  */
 static int set_user_memory_region(lua_State *L)
 {
@@ -114,7 +136,29 @@ static int set_user_memory_region(lua_State *L)
 	return error ? fail_region(L, error, &region) : 0;
 }
 
-/* The same with guest_memfd =, guest_memfd_offset =. */
+/***
+ * The same, with pages that the guest has to itself.
+ *
+ * @function vm:set_user_memory_region2
+ * @tparam table options
+ * @tparam integer options.slot number
+ * @tparam[opt] string[]|integer options.flags bits, or names:
+ * "log_dirty_pages", "readonly", "guest_memfd"
+ * @tparam[opt=0] integer options.guest_phys_addr guest physical address,
+ *  page-aligned
+ * @tparam integer options.memory_size bytes, whole pages; 0 deletes the slot
+ * @tparam[opt] memory options.memory whose bytes the slot shows; not when it is
+ *  deleted
+ * @tparam[opt=0] integer options.offset bytes into that memory, whole pages
+ * @tparam[opt] guest_memfd options.guest_memfd of this VM; sets its flag
+ * @tparam[opt=0] integer options.guest_memfd_offset bytes into it, whole pages
+ * @raise as `vm:set_user_memory_region`; `ENOTTY` before Linux 6.8
+ * @api 4.140 KVM_SET_USER_MEMORY_REGION2
+ * @usage
+ * local ram = vm:add_memory { gpa = 0x100000, size = 0x1000 }
+ * vm:set_user_memory_region2 { slot = 9, guest_phys_addr = 0x200000,
+ *   memory_size = 0x1000, memory = ram }
+ */
 static int set_user_memory_region2(lua_State *L)
 {
 	static const char *const keys[] = {
@@ -150,7 +194,23 @@ static const struct luackvm_constant memfd_flags[] = {
 	{ NULL, 0 },
 };
 
-/* vm:create_guest_memfd { size =, flags = } */
+/***
+ * Makes pages for the memory of this VM, of which the guest may have some to
+ * itself (capability `guest_memfd`).
+ *
+ * @function vm:create_guest_memfd
+ * @tparam table options
+ * @tparam integer options.size bytes, whole pages
+ * @tparam[opt] string[]|integer options.flags bits, or names: "mmap",
+ *  "init_shared"
+ * @treturn guest_memfd an object for `vm:add_memory`
+ * @raise `ENOTTY` before Linux 6.8; `EINVAL` for a size that is not whole
+ * pages, or flags that this KVM does not know
+ * @api 4.142 KVM_CREATE_GUEST_MEMFD
+ * @usage
+ * local pages = vm:create_guest_memfd { size = 0x10000 }
+ * print(pages.size)
+ */
 static int create_guest_memfd(lua_State *L)
 {
 	static const char *const keys[] = { "size", "flags", NULL };
@@ -179,6 +239,17 @@ static int create_guest_memfd(lua_State *L)
 	luackvm_adopt(L, 1);
 	return 1;
 }
+
+/***
+ * Pages for memory of a VM: `vm:create_guest_memfd` makes them. Memory that is
+ * made of them keeps them, though the object is closed.
+ *
+ * @type guest_memfd
+ * @tfield integer fd number of the descriptor, which is the object's
+ * @tfield integer size bytes
+ * @tfield integer flags bits that it was made with
+ * @tfield vm vm that it belongs to
+ */
 
 static void ref(void *object)
 {
@@ -245,6 +316,25 @@ const struct luackvm_type luackvm_guest_memfd = {
 
 /* Pages ------------------------------------------------------------------- */
 
+/***
+ * Says of pages what the guest has to itself (capability `memory_attributes`).
+ *
+ * @state vm:memory_attributes kvm_memory_attributes
+ * @raise `ENOTTY` where the KVM has none, `EINVAL` for those it does not know
+ * @api 4.141 KVM_SET_MEMORY_ATTRIBUTES
+ * @usage
+ * pcall(vm.set_memory_attributes, vm,
+ *   { address = 0, size = 0x1000, attributes = 8 })
+ */
+/***
+ * Of what pages, and what.
+ *
+ * @struct kvm_memory_attributes
+ * @tfield integer address guest physical address, page-aligned
+ * @tfield integer size bytes, whole pages
+ * @tfield integer attributes bits: 8 for private
+ * @tfield integer flags bits, 0
+ */
 LUACKVM_SET(vm, memory_attributes)
 
 #define F(member) LUACKVM_SCALAR(struct kvm_memory_attributes, member)
@@ -262,7 +352,21 @@ const struct luackvm_state luackvm_region_vm_states[] = {
 	{ .name = NULL },
 };
 
-/* vcpu:pre_fault_memory { gpa =, size =, flags = } */
+/***
+ * Has the pages at hand before the guest touches them (capability
+ * `pre_fault_memory`).
+ *
+ * @function vcpu:pre_fault_memory
+ * @tparam table options
+ * @tparam integer options.gpa guest physical address, page-aligned
+ * @tparam integer options.size bytes, whole pages
+ * @tparam[opt=0] integer options.flags bits, 0
+ * @raise `ENOTTY` or `EOPNOTSUPP` where the KVM cannot; `ENOENT` where there is
+ *  no memory
+ * @api 4.143 KVM_PRE_FAULT_MEMORY
+ * @usage
+ * pcall(vcpu.pre_fault_memory, vcpu, { gpa = 0, size = 0x1000 })
+ */
 static int pre_fault_memory(lua_State *L)
 {
 	static const char *const keys[] = { "gpa", "size", "flags", NULL };
@@ -282,6 +386,16 @@ static int pre_fault_memory(lua_State *L)
 			    luackvm_hex(L, range.gpa), luackvm_hint(error));
 }
 
+/***
+ * Sets how many pages the KVM may take for its shadow page tables.
+ *
+ * @function vm:set_nr_mmu_pages
+ * @tparam integer count how many
+ * @raise `EINVAL` for fewer than the kernel's least
+ * @api 4.44 KVM_SET_NR_MMU_PAGES
+ * @usage
+ * vm:set_nr_mmu_pages(1000)
+ */
 static int set_nr_mmu_pages(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
@@ -293,6 +407,16 @@ static int set_nr_mmu_pages(lua_State *L)
 	return error ? luackvm_fail(L, error, NULL) : 0;
 }
 
+/***
+ * Its get, which new kernels have no more.
+ *
+ * @function vm:get_nr_mmu_pages
+ * @treturn integer how many
+ * @raise `ENOTTY` from Linux 6.8 on
+ * @api 4.45 KVM_GET_NR_MMU_PAGES
+ * @usage
+ * print(pcall(vm.get_nr_mmu_pages, vm))
+ */
 static int get_nr_mmu_pages(lua_State *L)
 {
 	int count = ckvm_vm_get_nr_mmu_pages(luackvm_check(L, 1, &luackvm_vm));
