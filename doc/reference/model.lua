@@ -11,8 +11,8 @@ local model = {}
 
 -- As a reader meets them; what is not here follows by name.
 local ORDER <const> = {
-  "ckvm", "object", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "device", "stats",
-  "exit", "error",
+  "ckvm", "object", "kvm", "vm", "vcpu", "memory", "guest_memfd", "range", "buffer", "eventfd",
+  "device", "stats", "exit", "error",
 }
 
 local function typed(block, tag)

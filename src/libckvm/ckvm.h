@@ -334,8 +334,9 @@ CKVM_API int ckvm_vcpu_pre_fault_memory(struct ckvm_vcpu *vcpu,
 					struct kvm_pre_fault_memory *range);
 
 /*
- * 4.44, 4.45: how many pages the kernel may use for shadow page tables. -EINVAL
- * below 64. The second is gone from Linux: -ENOTTY.
+ * How many pages the kernel may use for shadow page tables
+ * (KVM_SET_NR_MMU_PAGES and its get, which api.rst lacks). -EINVAL below 64.
+ * The second is gone from Linux: -ENOTTY.
  */
 CKVM_API int ckvm_vm_set_nr_mmu_pages(struct ckvm_vm *vm, unsigned long count);
 CKVM_API int ckvm_vm_get_nr_mmu_pages(struct ckvm_vm *vm);

@@ -392,7 +392,7 @@ static int pre_fault_memory(lua_State *L)
  * @function vm:set_nr_mmu_pages
  * @tparam integer count how many
  * @raise `EINVAL` for fewer than the kernel's least
- * @api 4.44 KVM_SET_NR_MMU_PAGES
+ * @api - KVM_SET_NR_MMU_PAGES
  * @usage
  * vm:set_nr_mmu_pages(1000)
  */
@@ -413,7 +413,7 @@ static int set_nr_mmu_pages(lua_State *L)
  * @function vm:get_nr_mmu_pages
  * @treturn integer how many
  * @raise `ENOTTY` from Linux 6.8 on
- * @api 4.45 KVM_GET_NR_MMU_PAGES
+ * @api - KVM_GET_NR_MMU_PAGES
  * @usage
  * print(pcall(vm.get_nr_mmu_pages, vm))
  */
