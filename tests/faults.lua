@@ -146,6 +146,12 @@ local calls = {
     },
     move_memory = with(function(w) return w.memory, 0x200000 end),
     dirty_pages = with(function(w) return w.memory end),
+    get_dirty_log = with(function(w) return w.memory end),
+    clear_dirty_log = with(function(w)
+      return { memory = w.memory, dirty_bitmap = ("\0"):rep(8) }
+    end),
+    register_coalesced_mmio = args { gpa = 0x300000, size = 0x100 },
+    unregister_coalesced_mmio = args { gpa = 0x300000, size = 0x100 },
     set_user_memory_region = with(REGION),
     set_user_memory_region2 = with(REGION),
     create_guest_memfd = args { size = 0x1000 },
