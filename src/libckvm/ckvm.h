@@ -154,6 +154,16 @@ CKVM_API int ckvm_fd(const struct ckvm *kvm);
 CKVM_API int ckvm_get_api_version(struct ckvm *kvm);	/* 4.1 */
 CKVM_API int ckvm_get_vcpu_mmap_size(struct ckvm *kvm); /* 4.5, bytes */
 
+/*
+ * 4.4: how many vCPUs the kernel recommends and takes at most, the first id
+ * beyond theirs, and how many slots it takes; with what api.rst says of kernels
+ * that do not tell. -errno on failure.
+ */
+CKVM_API int ckvm_get_nr_vcpus(struct ckvm *kvm);
+CKVM_API int ckvm_get_max_vcpus(struct ckvm *kvm);
+CKVM_API int ckvm_get_max_vcpu_id(struct ckvm *kvm);
+CKVM_API int ckvm_get_nr_memslots(struct ckvm *kvm);
+
 /* 4.4: 0 for an unknown capability, else what it says; -errno on failure. */
 CKVM_API int ckvm_check_extension(struct ckvm *kvm, unsigned int cap);
 
@@ -1067,6 +1077,58 @@ CKVM_API int ckvm_device_get_device_attr(struct ckvm_device *device,
 					 const struct kvm_device_attr *attr);
 CKVM_API int ckvm_device_set_device_attr(struct ckvm_device *device,
 					 const struct kvm_device_attr *attr);
+
+#if defined(__x86_64__)
+
+/* Encrypted guests -------------------------------------------------------- */
+
+/*
+ * 4.110: a command for the encryption of the VM; arg is NULL or the struct that
+ * the VM's type asks for (struct kvm_sev_cmd), with the caller's addresses in
+ * it. -ENOTTY where there is no encryption. 4.111, 4.112: memory that is
+ * encrypted, at an address of the host's, which KVM pins.
+ */
+CKVM_API int ckvm_vm_memory_encrypt_op(struct ckvm_vm *vm, void *arg);
+CKVM_API int
+ckvm_vm_memory_encrypt_reg_region(struct ckvm_vm *vm,
+				  const struct kvm_enc_region *region);
+CKVM_API int
+ckvm_vm_memory_encrypt_unreg_region(struct ckvm_vm *vm,
+				    const struct kvm_enc_region *region);
+
+/* Xen and Hyper-V --------------------------------------------------------- */
+
+/*
+ * 5 (KVM_XEN_*), 4.118: -ENOTTY where KVM is built without. The blobs of a
+ * struct kvm_xen_hvm_config are the caller's, and have to stay as long as the
+ * VM: the kernel reads them when the guest asks.
+ */
+struct kvm_irq_routing_xen_evtchn;
+CKVM_API int ckvm_vm_xen_hvm_config(struct ckvm_vm *vm,
+				    const struct kvm_xen_hvm_config *config);
+CKVM_API int ckvm_vm_xen_hvm_get_attr(struct ckvm_vm *vm,
+				      struct kvm_xen_hvm_attr *attr);
+CKVM_API int ckvm_vm_xen_hvm_set_attr(struct ckvm_vm *vm,
+				      const struct kvm_xen_hvm_attr *attr);
+CKVM_API int
+ckvm_vm_xen_hvm_evtchn_send(struct ckvm_vm *vm,
+			    const struct kvm_irq_routing_xen_evtchn *event);
+CKVM_API int ckvm_vcpu_xen_vcpu_get_attr(struct ckvm_vcpu *vcpu,
+					 struct kvm_xen_vcpu_attr *attr);
+CKVM_API int ckvm_vcpu_xen_vcpu_set_attr(struct ckvm_vcpu *vcpu,
+					 const struct kvm_xen_vcpu_attr *attr);
+CKVM_API int ckvm_vm_hyperv_eventfd(struct ckvm_vm *vm,
+				    const struct kvm_hyperv_eventfd *event);
+
+/*
+ * 4.120: which events the guest's performance counters may count. -E2BIG for
+ * more than 300 of them.
+ */
+CKVM_API int
+ckvm_vm_set_pmu_event_filter(struct ckvm_vm *vm,
+			     const struct kvm_pmu_event_filter *filter);
+
+#endif
 
 /* Counted since the vCPU was created. */
 #define CKVM_STATS_EXITS 64

@@ -289,6 +289,11 @@ struct kvm_irq_routing_xen_evtchn {
 #define KVM_X86_SEV_VMSA_FEATURES 0
 #endif
 
+#ifndef KVM_XEN_HVM_EVTCHN_SEND /* 5.18 */
+#define KVM_XEN_HVM_EVTCHN_SEND \
+	_IOW(KVMIO, 0xd0, struct kvm_irq_routing_xen_evtchn)
+#endif
+
 /* Layouts ------------------------------------------------------------------ */
 
 /* What KVM_GET_VCPU_EVENTS has behind smi since 6.1. */

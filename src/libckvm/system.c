@@ -50,6 +50,38 @@ int ckvm_check_extension(struct ckvm *kvm, unsigned int cap)
 			       (void *)(uintptr_t)cap);
 }
 
+/* What the capability says; where it says nothing, the number that is given. */
+static int count_of(struct ckvm *kvm, unsigned int cap, int otherwise)
+{
+	int count = ckvm_check_extension(kvm, cap);
+
+	return count ? count : otherwise;
+}
+
+int ckvm_get_nr_vcpus(struct ckvm *kvm)
+{
+	return count_of(kvm, KVM_CAP_NR_VCPUS, 4);
+}
+
+int ckvm_get_max_vcpus(struct ckvm *kvm)
+{
+	int count = count_of(kvm, KVM_CAP_MAX_VCPUS, 0);
+
+	return count ? count : ckvm_get_nr_vcpus(kvm);
+}
+
+int ckvm_get_max_vcpu_id(struct ckvm *kvm)
+{
+	int count = count_of(kvm, KVM_CAP_MAX_VCPU_ID, 0);
+
+	return count ? count : ckvm_get_max_vcpus(kvm);
+}
+
+int ckvm_get_nr_memslots(struct ckvm *kvm)
+{
+	return count_of(kvm, KVM_CAP_NR_MEMSLOTS, 32);
+}
+
 int ckvm_get_api_version(struct ckvm *kvm)
 {
 	return ckvm__kvm_ioctl(kvm, KVM_GET_API_VERSION, NULL);

@@ -107,6 +107,17 @@ static const struct {
 	{ "KVM_CREATE_GUEST_MEMFD", EINVAL,
 	  "a size that is not whole pages, or flags that this KVM does not "
 	  "know" },
+	{ "KVM_MEMORY_ENCRYPT_OP", ENOTTY, "this VM is not encrypted" },
+	{ "KVM_MEMORY_ENCRYPT_REG_REGION", ENOTTY, "this VM is not encrypted" },
+	{ "KVM_MEMORY_ENCRYPT_UNREG_REGION", ENOTTY,
+	  "this VM is not encrypted" },
+	{ "KVM_XEN_HVM_CONFIG", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_HVM_GET_ATTR", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_HVM_SET_ATTR", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_HVM_EVTCHN_SEND", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_VCPU_GET_ATTR", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_VCPU_SET_ATTR", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_HYPERV_EVENTFD", ENOTTY, "this KVM is built without Hyper-V" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

@@ -471,6 +471,11 @@ void luackvm_unguard(struct luackvm_guard *guard);
 extern const luaL_Reg luackvm_device_kvm_methods[], luackvm_device_vm_methods[],
 	luackvm_device_vcpu_methods[];
 
+/* guest_x86.c, encrypt_x86.c ---------------------------------------------- */
+
+extern const luaL_Reg luackvm_guest_vm_methods[], luackvm_guest_vcpu_methods[],
+	luackvm_encrypt_vm_methods[];
+
 /* region.c ---------------------------------------------------------------- */
 
 extern const luaL_Reg luackvm_region_vm_methods[],

@@ -320,11 +320,79 @@ int luackvm_fail_fd(lua_State *L, int error, int fd, const char *kind)
 			    luackvm_hint(error));
 }
 
+/***
+ * How many vCPUs the kernel recommends; 4 if it does not tell.
+ *
+ * @function kvm:get_nr_vcpus
+ * @treturn integer how many
+ * @raise what the kernel says
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * print(kvm:get_nr_vcpus())
+ */
+static int get_nr_vcpus(lua_State *L)
+{
+	return push_count(
+		L, ckvm_get_nr_vcpus(luackvm_check(L, 1, &luackvm_system)));
+}
+
+/***
+ * How many vCPUs a VM takes at most.
+ *
+ * @function kvm:get_max_vcpus
+ * @treturn integer how many
+ * @raise what the kernel says
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * print(kvm:get_max_vcpus())
+ */
+static int get_max_vcpus(lua_State *L)
+{
+	return push_count(
+		L, ckvm_get_max_vcpus(luackvm_check(L, 1, &luackvm_system)));
+}
+
+/***
+ * The first number that is too large for the id of a vCPU.
+ *
+ * @function kvm:get_max_vcpu_id
+ * @treturn integer the number
+ * @raise what the kernel says
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * print(kvm:get_max_vcpu_id())
+ */
+static int get_max_vcpu_id(lua_State *L)
+{
+	return push_count(
+		L, ckvm_get_max_vcpu_id(luackvm_check(L, 1, &luackvm_system)));
+}
+
+/***
+ * How many slots of memory a VM takes; 32 if the kernel does not tell.
+ *
+ * @function kvm:get_nr_memslots
+ * @treturn integer how many
+ * @raise what the kernel says
+ * @api 4.4 KVM_CHECK_EXTENSION
+ * @usage
+ * print(kvm:get_nr_memslots())
+ */
+static int get_nr_memslots(lua_State *L)
+{
+	return push_count(
+		L, ckvm_get_nr_memslots(luackvm_check(L, 1, &luackvm_system)));
+}
+
 static const luaL_Reg system_methods[] = {
 	{ "get_api_version", get_api_version },
 	{ "get_vcpu_mmap_size", get_vcpu_mmap_size },
 	{ "check_extension", check_extension },
 	{ "capabilities", capabilities },
+	{ "get_nr_vcpus", get_nr_vcpus },
+	{ "get_max_vcpus", get_max_vcpus },
+	{ "get_max_vcpu_id", get_max_vcpu_id },
+	{ "get_nr_memslots", get_nr_memslots },
 	{ "create_vm", create_vm },
 	{ "vm_from_fd", vm_from_fd },
 	{ NULL, NULL },

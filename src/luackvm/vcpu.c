@@ -317,6 +317,7 @@ static const luaL_Reg *const methods[] = {
 	luackvm_msr_vcpu_methods,
 	luackvm_device_vcpu_methods,
 	luackvm_region_vcpu_methods,
+	luackvm_guest_vcpu_methods,
 	luackvm_control_vcpu_methods,
 	luackvm_event_vcpu_methods,
 	luackvm_reg_vcpu_methods,

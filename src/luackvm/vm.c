@@ -228,6 +228,8 @@ static const luaL_Reg *const methods[] = {
 	luackvm_coalesced_vm_methods,
 	luackvm_device_vm_methods,
 	luackvm_region_vm_methods,
+	luackvm_guest_vm_methods,
+	luackvm_encrypt_vm_methods,
 	luackvm_event_vm_methods,
 	NULL,
 };
