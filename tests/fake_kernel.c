@@ -99,7 +99,9 @@ static int encrypt(struct kvm_sev_cmd *cmd)
 	switch (cmd->id) {
 	case KVM_SEV_LAUNCH_START:
 		start->handle = start->dh_len;
-		memset(pointer(start->session_uaddr), 'S', start->session_len);
+		if (start->session_len)
+			memset(pointer(start->session_uaddr), 'S',
+			       start->session_len);
 		return 0;
 	case KVM_SEV_DBG_DECRYPT:
 		memcpy(pointer(debug->dst_uaddr), pointer(debug->src_uaddr),
