@@ -118,6 +118,8 @@ local yes, bit = one(true), one(0, 1)
 local function little() return random(0, 9) end
 local function hlts() return ("\xf4"):rep(random(40)) end
 local function device() return { read = handler(), write = handler() } end
+-- A wait has an end, whatever else is random.
+local function little_time() return { timeout = pick { 0, 0.001 } } end
 -- Every run has a limit of time: a guest may have come to spin.
 local function limits()
   return { timeout = 0.002, exits = random(4) == 1 and random(0, 9) or nil }
@@ -220,7 +222,7 @@ local methods = {
     set_vcpu_events = { options({}, { nmi = options({}, { pending = bit, masked = bit }),
       interrupt = options({}, { shadow = bit }), flags = little }) } },
   memory = { close = {} }, range = { detach = {} }, buffer = { take = { little } },
-  eventfd = { signal = { little }, read = {}, wait = { options({ timeout = one(0, 0.001) }, {}) } },
+  eventfd = { signal = { little }, read = {}, wait = { little_time } },
   statistics = { read = {}, describe = {} },
 }
 local fields = {
