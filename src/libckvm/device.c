@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Devices that the kernel emulates, and the attributes of every object. */
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -38,26 +37,14 @@ static int create(struct ckvm_vm *vm, uint32_t type, uint32_t flags,
 		  struct ckvm_device **out)
 {
 	struct ckvm_device *device = calloc(1, sizeof(*device));
-	int fd, error;
+	int error;
 
 	if (!device)
 		return ckvm__fail("malloc", -ENOMEM);
 	device->type = type;
-	fd = create_fd(vm, type, flags);
-	if (fd < 0) {
-		error = fd;
-		goto err_free;
-	}
-	error = ckvm__part_begin(vm, &device->part, fd);
-	if (error)
-		goto err_close;
-	*out = device;
-	return 0;
-
-err_close:
-	close(fd);
-err_free:
-	free(device);
+	error = ckvm__part_begin(vm, &device->part, create_fd(vm, type, flags));
+	if (!error)
+		*out = device;
 	return error;
 }
 

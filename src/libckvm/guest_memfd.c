@@ -2,7 +2,6 @@
 /* guest_memfd, and the calls about pages that came with it. */
 #include <fcntl.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "internal.h"
 
@@ -18,21 +17,11 @@ static int create(struct ckvm_vm *vm, struct kvm_create_guest_memfd args,
 	memfd->bytes = args.size;
 	memfd->flags = args.flags;
 	fd = ckvm__ioctl(vm->kvm, vm->fd, KVM_CREATE_GUEST_MEMFD, &args);
-	if (fd < 0) {
-		error = fd;
-		goto err_free;
-	}
-	fcntl(fd, F_SETFD, FD_CLOEXEC); /* which the kernel does not do */
+	if (fd >= 0) /* the kernel does not do this */
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
 	error = ckvm__part_begin(vm, &memfd->part, fd);
-	if (error)
-		goto err_close;
-	*out = memfd;
-	return 0;
-
-err_close:
-	close(fd);
-err_free:
-	free(memfd);
+	if (!error)
+		*out = memfd;
 	return error;
 }
 

@@ -341,7 +341,8 @@ int ckvm__vm_ioctl(struct ckvm_vm *vm, unsigned long request, void *arg);
 
 /*
  * Makes an allocated part the owner of a descriptor, in the VM, whose hold
- * passes to it. -EBADF: the VM is closed by now, and nothing is done.
+ * passes to it. What is no descriptor is the error; both are gone then, as with
+ * -EBADF: the VM is closed by now.
  */
 int ckvm__part_begin(struct ckvm_vm *vm, struct ckvm__part *part, int fd);
 

@@ -33,12 +33,19 @@ static void unlink_part(struct ckvm_vm *vm, struct ckvm__part *part)
 
 int ckvm__part_begin(struct ckvm_vm *vm, struct ckvm__part *part, int fd)
 {
+	if (fd < 0) {
+		free(part);
+		return fd;
+	}
 	part->refs = 1;
 	part->users = 1;
 	part->fd = fd;
 	part->vm = vm;
-	if (!link_part(vm, part))
+	if (!link_part(vm, part)) {
+		close(fd);
+		free(part);
 		return ckvm__fail("closed", -EBADF);
+	}
 	ckvm_vm_ref(vm);
 	return 0;
 }
