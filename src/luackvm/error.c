@@ -26,6 +26,9 @@ static const char key;
 #define NO_IRQCHIP \
 	"there is no in-kernel irqchip: vm:create_irqchip() comes before the first vCPU"
 #define NO_PIT "there is no PIT: see vm:create_pit2()"
+/* What a vCPU says of every request that it does not know. */
+#define NO_XEN_ATTR \
+	"this KVM is built without Xen, or does not take the attribute"
 #define NO_NESTED "this KVM has no nested virtualization"
 
 /* What experience says, beyond the C library's text. */
@@ -115,8 +118,8 @@ static const struct {
 	{ "KVM_XEN_HVM_GET_ATTR", ENOTTY, "this KVM is built without Xen" },
 	{ "KVM_XEN_HVM_SET_ATTR", ENOTTY, "this KVM is built without Xen" },
 	{ "KVM_XEN_HVM_EVTCHN_SEND", ENOTTY, "this KVM is built without Xen" },
-	{ "KVM_XEN_VCPU_GET_ATTR", ENOTTY, "this KVM is built without Xen" },
-	{ "KVM_XEN_VCPU_SET_ATTR", ENOTTY, "this KVM is built without Xen" },
+	{ "KVM_XEN_VCPU_GET_ATTR", EINVAL, NO_XEN_ATTR },
+	{ "KVM_XEN_VCPU_SET_ATTR", EINVAL, NO_XEN_ATTR },
 	{ "KVM_HYPERV_EVENTFD", ENOTTY, "this KVM is built without Hyper-V" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
