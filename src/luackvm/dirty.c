@@ -38,6 +38,23 @@ static void push_addresses(lua_State *L, uint64_t gpa, const uint64_t *bitmap,
 		}
 }
 
+/* Pushes the bitmap that one of the readers of the log gets, and its memory. */
+static struct ckvm_memory *push_taken(lua_State *L,
+				      int64_t (*take)(struct ckvm_memory *,
+						      uint64_t *, size_t),
+				      size_t *words, int64_t *count)
+{
+	struct ckvm_memory *memory;
+
+	luackvm_check(L, 1, &luackvm_vm);
+	memory = luackvm_own_memory(L, 2);
+	*words = push_bitmap(L, memory);
+	*count = take(memory, lua_touserdata(L, -1), *words);
+	if (*count < 0)
+		refuse(L, (int)*count);
+	return memory;
+}
+
 /***
  * Which pages the guest has written since the last call, or since the memory
  * was added.
@@ -58,12 +75,7 @@ static int dirty_pages(lua_State *L)
 	int64_t count;
 	size_t words;
 
-	luackvm_check(L, 1, &luackvm_vm);
-	memory = luackvm_own_memory(L, 2);
-	words = push_bitmap(L, memory);
-	count = ckvm_memory_dirty(memory, lua_touserdata(L, -1), words);
-	if (count < 0)
-		return refuse(L, (int)count);
+	memory = push_taken(L, ckvm_memory_dirty, &words, &count);
 	lua_createtable(L, (int)(count < INT32_MAX ? count : 0), 0);
 	push_addresses(L, ckvm_memory_gpa(memory), lua_touserdata(L, -2),
 		       words);
@@ -88,16 +100,10 @@ static int dirty_pages(lua_State *L)
  */
 static int get_dirty_log(lua_State *L)
 {
-	struct ckvm_memory *memory;
 	int64_t count;
 	size_t words;
 
-	luackvm_check(L, 1, &luackvm_vm);
-	memory = luackvm_own_memory(L, 2);
-	words = push_bitmap(L, memory);
-	count = ckvm_memory_get_dirty_log(memory, lua_touserdata(L, -1), words);
-	if (count < 0)
-		return refuse(L, (int)count);
+	push_taken(L, ckvm_memory_get_dirty_log, &words, &count);
 	lua_pushlstring(L, lua_touserdata(L, -1), words * 8);
 	return 1;
 }

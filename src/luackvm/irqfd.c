@@ -179,6 +179,16 @@ static int make_request(lua_State *L, struct ckvm_vm *vm, int event,
 	return error ? luackvm_fail(L, error, NULL) : 0;
 }
 
+/* The option of that name, with the bit that `deassign` stands for. */
+static uint32_t read_flags(lua_State *L, uint32_t deassign)
+{
+	uint32_t flags = 0;
+
+	if (luackvm_has(L, 2, "flags"))
+		flags = (uint32_t)luackvm_integer(L, 2, "flags", 0, UINT32_MAX);
+	return luackvm_flag(L, 2, "deassign") ? flags | deassign : flags;
+}
+
 /* irqfd ------------------------------------------------------------------- */
 
 static int call_irqfd(struct ckvm_vm *vm, const void *data)
@@ -219,11 +229,7 @@ static int irqfd(lua_State *L)
 
 	luackvm_check_keys(L, 2, "irqfd", keys);
 	lua_settop(L, 2);
-	if (luackvm_has(L, 2, "flags"))
-		data.flags =
-			(uint32_t)luackvm_integer(L, 2, "flags", 0, UINT32_MAX);
-	if (luackvm_flag(L, 2, "deassign"))
-		data.flags |= KVM_IRQFD_FLAG_DEASSIGN;
+	data.flags = read_flags(L, KVM_IRQFD_FLAG_DEASSIGN);
 	data.gsi = (uint32_t)luackvm_integer(L, 2, "gsi", 0, UINT32_MAX);
 	if (luackvm_get(L, 2, "resamplefd") != LUA_TNIL) {
 		data.resamplefd =
@@ -313,11 +319,7 @@ static int ioeventfd(lua_State *L)
 
 	luackvm_check_keys(L, 2, "ioeventfd", keys);
 	lua_settop(L, 2);
-	if (luackvm_has(L, 2, "flags"))
-		data.flags =
-			(uint32_t)luackvm_integer(L, 2, "flags", 0, UINT32_MAX);
-	if (luackvm_flag(L, 2, "deassign"))
-		data.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+	data.flags = read_flags(L, KVM_IOEVENTFD_FLAG_DEASSIGN);
 	read_place(L, &data);
 	read_match(L, &data);
 	luackvm_get(L, 2, "fd");
