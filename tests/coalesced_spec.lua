@@ -13,7 +13,7 @@ describe("register_coalesced_mmio", function()
     support.need_kvm()
     kvm, vm, vcpu = support.guest(CODE, { regs = { rax = 7 } })
     if kvm:check_extension("coalesced_mmio") == 0 or kvm:check_extension("coalesced_pio") == 0 then
-      pending("no coalesced_mmio and coalesced_pio")
+      support.skip("no coalesced_mmio and coalesced_pio")
     end
   end)
   after_each(function()

@@ -22,7 +22,7 @@ describe("vm:create_device", function()
   end)
 
   local function need_vfio()
-    if not vm:create_device { type = "vfio", test = true } then pending("no VFIO device") end
+    if not vm:create_device { type = "vfio", test = true } then support.skip("no VFIO device") end
   end
 
   it("refuses a closed VM", function()
@@ -135,7 +135,7 @@ describe("A device's attributes", function()
     support.need_kvm()
     kvm = ckvm.open()
     vm = kvm:create_vm()
-    if not vm:create_device { type = "vfio", test = true } then pending("no VFIO device") end
+    if not vm:create_device { type = "vfio", test = true } then support.skip("no VFIO device") end
     device = vm:create_device { type = "vfio" }
   end)
   after_each(function()
@@ -212,7 +212,7 @@ describe("The system's attributes", function()
   before_each(function()
     support.need_kvm()
     kvm = ckvm.open()
-    if kvm:check_extension("sys_attributes") == 0 then pending("no system attributes") end
+    if kvm:check_extension("sys_attributes") == 0 then support.skip("no system attributes") end
   end)
   after_each(function()
     if kvm then kvm:close() end
@@ -263,7 +263,7 @@ describe("A vCPU's attributes", function()
   before_each(function()
     support.need_kvm()
     kvm, vm, vcpu = support.real_mode("\xf4")
-    if kvm:check_extension("vcpu_attributes") == 0 then pending("no vCPU attributes") end
+    if kvm:check_extension("vcpu_attributes") == 0 then support.skip("no vCPU attributes") end
   end)
   after_each(function()
     if vm then vm:close() end
@@ -298,7 +298,7 @@ describe("An attribute's buffer", function()
   local fake = open and open()
   local kvm
   before_each(function()
-    if not fake then pending("tests/fake_kernel.so is not built: make check") end
+    if not fake then support.skip("tests/fake_kernel.so is not built: make check") end
     fake.install()
     kvm = ckvm.open { path = "/dev/null" }
   end)

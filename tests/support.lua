@@ -6,14 +6,19 @@ local lfs = require "lfs"
 
 local support = {}
 
+-- Makes the test pending, in a before_each, too, whose environment has no `pending`.
+function support.skip(reason)
+  require("busted.core")().pending(reason)
+end
+
 -- Makes the test pending where there is no KVM to test with; run.lua makes that a failure where
--- KVM is required. `pending` is known to the functions of a spec alone: hence the way to it. The
--- reason names no line, or busted and run.lua would take what is before it for the place.
+-- KVM is required. The reason names no line, or busted and run.lua would take what is before it
+-- for the place.
 function support.need_kvm()
   local opened, kvm = pcall(ckvm.open)
   if opened then return kvm:close() end
   local reason = tostring(kvm):gsub("^[^\n]-:%d+: ", "")
-  require("busted.core")().pending("no KVM: " .. reason)
+  support.skip("no KVM: " .. reason)
 end
 
 -- A guest in real mode: memory from 0 on, `code` at 0x1000, about to run it with clear registers.
