@@ -32,7 +32,8 @@ static int fail(lua_State *L, uint64_t id, int error)
  * @raise `ENOENT` or `EINVAL` if there is no such register, with its id
  * @api 4.69 KVM_GET_ONE_REG
  * @usage
- * for _, id in ipairs(vcpu:get_reg_list()) do print(vcpu:get_one_reg(id)) end
+ * local ok, list = pcall(vcpu.get_reg_list, vcpu)
+ * for _, id in ipairs(ok and list or {}) do print(vcpu:get_one_reg(id)) end
  */
 static int get_one_reg(lua_State *L)
 {
@@ -81,7 +82,8 @@ static void read_value(lua_State *L, uint8_t *data, size_t size)
  * @raise `ENOENT` or `EINVAL` if there is no such register, with its id
  * @api 4.68 KVM_SET_ONE_REG
  * @usage
- * for _, id in ipairs(vcpu:get_reg_list()) do
+ * local ok, list = pcall(vcpu.get_reg_list, vcpu)
+ * for _, id in ipairs(ok and list or {}) do
  *   vcpu:set_one_reg(id, vcpu:get_one_reg(id))
  * end
  */
@@ -102,10 +104,10 @@ static int set_one_reg(lua_State *L)
  *
  * @function vcpu:get_reg_list
  * @treturn integer[] number of each register
- * @raise `ENOTTY` or `EINVAL` where KVM has none
+ * @raise `EINVAL` where KVM has none: on x86 before Linux 6.18
  * @api 4.84 KVM_GET_REG_LIST
  * @usage
- * print(#vcpu:get_reg_list())
+ * local ok, list = pcall(vcpu.get_reg_list, vcpu)
  */
 static int get_reg_list(lua_State *L)
 {
