@@ -138,7 +138,10 @@ local calls = {
       page {}, page { log_dirty = true }, page { shared = true }, page { file = "/dev/zero" },
       with(function(w) return { gpa = 0x100000, size = 0x1000, memory = w.memory } end),
       {
-        setup = function(w) w.guest_memfd = makers.guest_memfd(w) end,
+        setup = function(w)
+          local has = w.vm:check_extension("guest_memfd") ~= 0
+          w.guest_memfd = has and makers.guest_memfd(w) or nil
+        end,
         args = function(w)
           return { gpa = 0x100000, size = 0x1000, guest_memfd = w.guest_memfd }
         end,
