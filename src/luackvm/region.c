@@ -361,8 +361,8 @@ const struct luackvm_state luackvm_region_vm_states[] = {
  * @tparam integer options.gpa guest physical address, page-aligned
  * @tparam integer options.size bytes, whole pages
  * @tparam[opt=0] integer options.flags bits, 0
- * @raise `EOPNOTSUPP`, before Linux 6.11 `EINVAL`, where the KVM cannot; `ENOENT`
- *  where there is no memory
+ * @raise `EOPNOTSUPP`, before Linux 6.11 `EINVAL`, where the KVM cannot;
+ * `ENOENT` where there is no memory
  * @api 4.143 KVM_PRE_FAULT_MEMORY
  * @usage
  * pcall(vcpu.pre_fault_memory, vcpu, { gpa = 0, size = 0x1000 })
