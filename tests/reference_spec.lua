@@ -55,24 +55,6 @@ end
 
 -- What there is ----------------------------------------------------------------
 
--- By the chapter's name, the functions and the properties of each type of objects.
-local function types()
-  local found = {}
-  for _, meta in pairs(debug.getregistry()) do
-    local name = type(meta) == "table" and rawget(meta, "__name")
-    local index = type(name) == "string" and name:find("^ckvm ") and rawget(meta, "__index")
-    local _, members = debug.getupvalue(index or print, 2)
-    if type(members) == "table" then
-      local entry = { functions = {}, fields = {} }
-      for key, value in pairs(members) do
-        entry[type(value) == "function" and "functions" or "fields"][key] = true
-      end
-      found[name:match("^ckvm (.*)$"):lower()] = entry
-    end
-  end
-  return found
-end
-
 local function members_of(module)
   local entry = { functions = {}, fields = {} }
   for key, value in pairs(module) do
@@ -152,7 +134,7 @@ end
 describe("the reference", function()
   it("has every method and field of every object, and no others", function()
     local shared = names_of(api.by_name.object.functions)
-    local found = types()
+    local found = support.types()
     assert(found.vm and found.vcpu)
     for name, entry in pairs(found) do compare(name, entry, shared) end
     for _, chapter in ipairs(api) do

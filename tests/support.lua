@@ -89,6 +89,24 @@ function support.noter(list, answer)
   end
 end
 
+-- By name in lower case, the functions and the fields of each type of objects: sets of names.
+function support.types()
+  local found = {}
+  for _, meta in pairs(debug.getregistry()) do
+    local name = type(meta) == "table" and rawget(meta, "__name")
+    local index = type(name) == "string" and name:find("^ckvm ") and rawget(meta, "__index")
+    local _, members = debug.getupvalue(index or print, 2)
+    if type(members) == "table" then
+      local entry = { functions = {}, fields = {} }
+      for key, value in pairs(members) do
+        entry[type(value) == "function" and "functions" or "fields"][key] = true
+      end
+      found[name:match("^ckvm (.*)$"):lower()] = entry
+    end
+  end
+  return found
+end
+
 -- What fn(...) raises: a string, or an error object.
 function support.error_of(fn, ...)
   local raised = table.pack(pcall(fn, ...))
