@@ -1021,14 +1021,23 @@ CKVM_API int ckvm_set_kick_signal(int signal);
 CKVM_API int ckvm_kick_signal(void);
 
 /*
- * Has `late` called, inside the signal handler, when `deadline_ns` passes on
- * this thread while no run is in its loop, and every `period_ns` from then on:
- * for who must stop an answer that takes too long. A run that is handed back
- * leaves its own deadline in force for this, too. NULL: no more. After the
- * first VM is created.
+ * Has `late` called, inside the signal handler, when `deadline_ns` (0: never)
+ * passes on this thread while no run is in its loop, and every `period_ns` from
+ * then on: for who must stop an answer that takes too long. A run that is
+ * handed back leaves its own deadline in force for this, too. Every other kick
+ * signal that finds no run calls it as well. NULL: no more. With a deadline,
+ * after the first VM is created.
  */
 CKVM_API void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 			       uint64_t deadline_ns, uint64_t period_ns);
+
+/*
+ * Sends the kick signal to a thread of the process, by its number: a run with
+ * CKVM_LIMIT_SIGNALS in its loop there returns -EINTR. If no run is, the next
+ * one does, and `late` is called. From any thread and from signal handlers;
+ * before the first VM, nothing.
+ */
+CKVM_API void ckvm_thread_wake(int tid);
 
 /* Devices ----------------------------------------------------------------- */
 

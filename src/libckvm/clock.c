@@ -73,7 +73,7 @@ void ckvm__arm_for_late(const struct ckvm__thread *thread, uint64_t deadline)
 {
 	uint64_t due = 0, now;
 
-	if (thread->late)
+	if (thread->late_deadline)
 		due = ckvm__earlier(deadline, thread->late_deadline);
 	if (due && due != thread->armed) {
 		now = ckvm__now();

@@ -41,8 +41,7 @@ static void handle_kick(int signal)
 	} else {
 		atomic_store_explicit(&thread->missed, true,
 				      memory_order_relaxed);
-		if (thread->late && thread->armed &&
-		    ckvm__now() >= thread->armed)
+		if (thread->late)
 			thread->late(thread->late_opaque);
 	}
 	errno = saved;
@@ -130,10 +129,18 @@ pid_t ckvm__find_tid(void)
 	return ckvm__thread.tid;
 }
 
+void ckvm_thread_wake(int tid)
+{
+	int saved = errno;
+
+	if (atomic_load(&installed))
+		syscall(SYS_tgkill, getpid(), tid, kick_signal);
+	errno = saved;
+}
+
 void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu)
 {
 	pid_t runner;
-	int saved = errno;
 
 	/* In a child of fork() the runner is no thread of this process. */
 	if (ckvm__check_process(vcpu->kvm))
@@ -141,8 +148,7 @@ void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu)
 	atomic_fetch_or(&vcpu->attend, ATTEND_WAKE);
 	runner = atomic_load(&vcpu->runner);
 	if (runner)
-		syscall(SYS_tgkill, getpid(), runner, kick_signal);
-	errno = saved;
+		ckvm_thread_wake(runner);
 }
 
 void ckvm_vcpu_kick(struct ckvm_vcpu *vcpu)
@@ -210,7 +216,7 @@ int ckvm__arm(uint64_t deadline)
 		return error;
 	thread->armed = deadline;
 	when.it_value = to_timespec(deadline);
-	if (deadline && thread->late)
+	if (deadline && thread->late_deadline)
 		when.it_interval = to_timespec(thread->late_period);
 	if (!timer_settime(thread->timer, TIMER_ABSTIME, &when, NULL))
 		return 0;

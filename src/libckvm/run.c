@@ -274,7 +274,7 @@ static inline void end_on_thread(struct ckvm__thread *thread,
 	atomic_store_explicit(&thread->current, outer, memory_order_relaxed);
 	if (unlikely(outer))
 		ckvm__begin_deadline(outer);
-	else if (unlikely(thread->armed) || unlikely(thread->late))
+	else if (unlikely(thread->armed) || unlikely(thread->late_deadline))
 		ckvm__arm_for_late(thread, is_open(end) ? vcpu->deadline : 0);
 }
 

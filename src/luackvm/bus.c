@@ -329,7 +329,7 @@ static int close_range(lua_State *L)
 		return 0;
 	base = (lua_Integer)((uintptr_t)ckvm_range_opaque(box->object) / 2);
 	luackvm_release(box);
-	box->lua->changes++;
+	atomic_fetch_add(&box->lua->changes, 1);
 	if (lua_getiuservalue(L, 1, 1) != LUA_TUSERDATA)
 		return 0;
 	luackvm_disown(L, 2, 1);

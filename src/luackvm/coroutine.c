@@ -21,10 +21,10 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
 static void back_in(struct ckvm_lua *lua, lua_State *L, lua_State *co)
 {
 	luackvm_enter(lua, L);
-	if (unlikely(lua->frame))
+	if (unlikely(lua->thread->frame))
 		luackvm_park(lua, co);
 	if (unlikely(lua->interrupted))
-		ckvm_lua_interrupt(lua);
+		luackvm_late(lua->thread);
 }
 
 /* Moves `count` values over and resumes: how many came back, or -1. */
@@ -39,8 +39,8 @@ static int resume(lua_State *L, lua_State *co, int count)
 	}
 	luackvm_enter(lua, L);
 	lua_xmove(L, co, count);
-	lua->running = co;
-	if (unlikely(lua->frame || lua->parked))
+	lua->thread->running = co;
+	if (unlikely(lua->thread->frame || lua->parked))
 		luackvm_unpark(lua, co);
 	status = lua_resume(co, L, count, &results);
 	back_in(lua, L, co);
@@ -90,7 +90,7 @@ static int close_with(lua_State *L, int close, lua_State *co)
 	lua_pushvalue(L, close);
 	lua_pushthread(co);
 	lua_xmove(co, L, 1);
-	lua->running = co;
+	lua->thread->running = co;
 	lua_call(L, 1, LUA_MULTRET);
 	back_in(lua, L, co);
 	return lua_gettop(L) - top;

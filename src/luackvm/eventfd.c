@@ -218,18 +218,16 @@ static bool sleep_unlocked(lua_State *L, struct luackvm_eventfd *event,
 			   uint64_t deadline)
 {
 	struct ckvm_lua *lua = event->lua;
-	struct luackvm_frame *frame = luackvm_live_frame(lua);
+	struct luackvm_thread *thread = lua->thread;
 	struct pollfd fds[2] = { { .fd = event->fd, .events = POLLIN },
 				 { .fd = lua->wake, .events = POLLIN } };
 
-	lua->frame = NULL;
 	event->waiters++;
-	luackvm_unlock(lua);
+	luackvm_unlock(thread);
 	sleep_until(fds, deadline);
-	luackvm_lock(lua);
+	luackvm_lock(thread);
 	event->waiters--;
-	lua->running = L;
-	lua->frame = frame;
+	thread->running = L;
 	luackvm_woken(lua, event->closed);
 	if (event->closed && !event->waiters)
 		close(event->fd);

@@ -10,14 +10,14 @@ static const char frame_key;
 static void stop_here(lua_State *L, lua_Debug *unused);
 
 /* Takes our hook away, and gives the coroutine back the one it had. */
-static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
+static void put_back_hook(struct luackvm_thread *thread, lua_State *L)
 {
 	if (lua_gethook(L) != stop_here)
 		return;
-	if (lua->displaced.L == L) {
-		lua_sethook(L, lua->displaced.hook, lua->displaced.mask,
-			    lua->displaced.count);
-		lua->displaced.L = NULL;
+	if (thread->displaced.L == L) {
+		lua_sethook(L, thread->displaced.hook, thread->displaced.mask,
+			    thread->displaced.count);
+		thread->displaced.L = NULL;
 	} else {
 		lua_sethook(L, NULL, 0, 0);
 	}
@@ -25,18 +25,14 @@ static void put_back_hook(struct ckvm_lua *lua, lua_State *L)
 
 /* Frames ------------------------------------------------------------------ */
 
-/* Called in a signal handler: nothing but a hook may be set in there. */
-static void late(void *opaque);
-
 /* The timer is for the innermost frame: that of the handler that runs. */
 static void watch(struct ckvm_lua *lua)
 {
-	const struct luackvm_frame *frame = lua->frame;
+	struct luackvm_thread *thread = lua->thread;
+	const struct luackvm_frame *frame = thread->frame;
 
-	if (frame)
-		ckvm_thread_late(late, lua, frame->deadline, frame->grace);
-	else
-		ckvm_thread_late(NULL, NULL, 0, 0);
+	ckvm_thread_late(luackvm_late, thread, frame ? frame->deadline : 0,
+			 frame ? frame->grace : 0);
 }
 
 /* The vCPU, if the frame's run is still its run. */
@@ -55,7 +51,7 @@ static struct ckvm_vcpu *vcpu_of(const struct luackvm_frame *frame)
  */
 static bool sweep(struct ckvm_lua *lua, const lua_State *yielded)
 {
-	struct luackvm_frame **at = &lua->frame, *frame;
+	struct luackvm_frame **at = &lua->thread->frame, *frame;
 	bool any = false;
 
 	while ((frame = *at)) {
@@ -78,7 +74,7 @@ struct luackvm_frame *luackvm_live_frame(struct ckvm_lua *lua)
 {
 	if (sweep(lua, NULL))
 		watch(lua);
-	return lua->frame;
+	return lua->thread->frame;
 }
 
 void luackvm_park(struct ckvm_lua *lua, lua_State *co)
@@ -104,14 +100,16 @@ static uint64_t deadline_now(const struct luackvm_frame *frame, uint64_t bound)
 /* One without a deadline is not known in here, when it is resumed again. */
 static void unpark(struct ckvm_lua *lua, struct luackvm_frame *frame)
 {
-	uint64_t bound = lua->frame ? lua->frame->deadline : 0;
+	struct luackvm_thread *thread = lua->thread;
+	uint64_t bound = thread->frame ? thread->frame->deadline : 0;
 
 	frame->deadline = deadline_now(frame, bound);
 	frame->rested = frame->deadline;
 	if (!frame->deadline)
 		return;
-	frame->outer = lua->frame;
-	lua->frame = frame;
+	frame->thread = thread;
+	frame->outer = thread->frame;
+	thread->frame = frame;
 }
 
 /* Those of one coroutine are parked with the outermost first. */
@@ -145,19 +143,20 @@ static bool unlink_from(struct luackvm_frame **at, struct luackvm_frame *frame)
 
 static bool unlink_frame(struct luackvm_frame *frame)
 {
-	return unlink_from(&frame->lua->frame, frame) ||
-	       unlink_from(&frame->lua->parked, frame);
+	return unlink_from(&frame->thread->frame, frame) ||
+	       unlink_from(&frame->thread->lua->parked, frame);
 }
 
 void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline)
 {
-	struct ckvm_lua *lua = frame->lua;
+	struct ckvm_lua *lua = frame->thread->lua;
 
 	unlink_frame(frame);
+	frame->thread = lua->thread;
 	frame->deadline = deadline;
 	if (deadline) {
 		frame->outer = luackvm_live_frame(lua);
-		lua->frame = frame;
+		lua->thread->frame = frame;
 	}
 	watch(lua);
 }
@@ -172,9 +171,9 @@ static int end_run(lua_State *L)
 	if (vcpu)
 		ckvm_vcpu_abandon(vcpu);
 	if (unlink_frame(frame))
-		watch(frame->lua);
+		watch(frame->thread->lua);
 	if (frame->stopped)
-		put_back_hook(frame->lua, frame->L);
+		put_back_hook(frame->thread, frame->L);
 	return 0;
 }
 
@@ -183,7 +182,7 @@ struct luackvm_frame *luackvm_push_frame(lua_State *L, struct ckvm_lua *lua)
 	struct luackvm_frame *frame;
 
 	frame = lua_newuserdatauv(L, sizeof(*frame), 2);
-	*frame = (struct luackvm_frame){ .lua = lua,
+	*frame = (struct luackvm_frame){ .thread = lua->thread,
 					 .L = L,
 					 .vcpu = lua_touserdata(L, 1) };
 	lua_pushthread(L);
@@ -211,7 +210,7 @@ void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua)
 {
 	if (!atomic_exchange(&lua->interrupted, false))
 		return;
-	put_back_hook(lua, L);
+	put_back_hook(lua->thread, L);
 	luaL_error(L, "interrupted!");
 }
 
@@ -228,11 +227,11 @@ static void stop_here(lua_State *L, lua_Debug *unused)
 	luackvm_check_interrupt(L, lua);
 	frame = luackvm_live_frame(lua);
 	if (!frame || luackvm_now() - frame->grace < frame->deadline) {
-		put_back_hook(lua, L);
+		put_back_hook(lua->thread, L);
 		return;
 	}
 	if (!frame->stopped)
-		put_back_hook(lua, L);
+		put_back_hook(lua->thread, L);
 	frame->stopped = true;
 	luaL_error(L, "handler still running %f s after the deadline",
 		   (double)(luackvm_now() - frame->deadline) / 1e9);
@@ -246,40 +245,34 @@ static bool is_running(lua_State *L)
 	return lua_status(L) == LUA_OK && lua_getstack(L, 0, &frame);
 }
 
-/* On the coroutine that runs, or else on the one that called the last run. */
-static void set_hook(struct ckvm_lua *lua)
+/*
+ * On the coroutine that runs, or else on the one that called the last run. On
+ * the thread itself, which holds the lock.
+ */
+static void set_hook(struct luackvm_thread *thread)
 {
-	const struct luackvm_frame *frame = lua->frame;
-	lua_State *L = lua->running;
+	const struct luackvm_frame *frame = thread->frame;
+	lua_State *L = thread->running;
 
-	if (!is_running(L) && frame)
+	if ((!L || !is_running(L)) && frame)
 		L = frame->L;
+	if (!L)
+		return; /* a host's C code, which is no script */
 	if (lua_gethook(L) != stop_here) {
-		lua->displaced.hook = lua_gethook(L);
-		lua->displaced.mask = lua_gethookmask(L);
-		lua->displaced.count = lua_gethookcount(L);
-		lua->displaced.L = L;
+		thread->displaced.hook = lua_gethook(L);
+		thread->displaced.mask = lua_gethookmask(L);
+		thread->displaced.count = lua_gethookcount(L);
+		thread->displaced.L = L;
 	}
 	/* Of C functions none is to be kept from being called: __close. */
 	lua_sethook(L, stop_here, LUA_MASKCOUNT, 1);
 }
 
-static void late(void *opaque)
+void luackvm_late(void *opaque)
 {
-	struct ckvm_lua *lua = opaque;
+	struct luackvm_thread *thread = opaque;
 
-	if (lua->frame)
-		set_hook(lua);
-}
-
-void ckvm_lua_interrupt(struct ckvm_lua *lua)
-{
-	struct ckvm_vcpu *vcpu = lua->vcpu;
-
-	/* Both: the guest may just be done, or about to begin. */
-	atomic_store(&lua->interrupted, true);
-	set_hook(lua);
-	luackvm_interrupt_wait(lua);
-	if (vcpu)
-		ckvm_vcpu_wake(vcpu);
+	/* Who waits for the lock is called again, or finds out itself. */
+	if (thread->inside && (thread->frame || thread->lua->interrupted))
+		set_hook(thread);
 }

@@ -1,40 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The binding's part of a Lua state: the lock, the running coroutine, and runs
- * for hosts in C.
- */
-#define _GNU_SOURCE
+/* The binding's part of a Lua state, and runs for hosts in C. */
 #include <errno.h>
-#include <linux/futex.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "luackvm.h"
 
-static const char key, anchor;
-
-/* The lock ---------------------------------------------------------------- */
-
-/* Three states, as in Drepper's "Futexes Are Tricky", mutex 2. */
-void ckvm_lua_lock(struct ckvm_lua *lua)
-{
-	int free = 0;
-
-	if (atomic_compare_exchange_strong(&lua->lock, &free, 1))
-		return;
-	while (atomic_exchange(&lua->lock, 2))
-		syscall(SYS_futex, &lua->lock, FUTEX_WAIT_PRIVATE, 2, NULL,
-			NULL, 0);
-}
-
-void ckvm_lua_unlock(struct ckvm_lua *lua)
-{
-	if (atomic_exchange(&lua->lock, 0) == 2)
-		syscall(SYS_futex, &lua->lock, FUTEX_WAKE_PRIVATE, 1, NULL,
-			NULL, 0);
-}
+static const char key;
 
 /* The state --------------------------------------------------------------- */
 
@@ -51,7 +23,7 @@ static int forget_state(lua_State *L)
 {
 	luackvm_close_all(L);
 	luackvm_end_wake(lua_touserdata(L, 1));
-	ckvm_thread_late(NULL, NULL, 0, 0);
+	luackvm_end_threads(lua_touserdata(L, 1));
 	return 0;
 }
 
@@ -84,8 +56,9 @@ struct ckvm_lua *luackvm_state(lua_State *L)
 	lua = lua_newuserdatauv(L, sizeof(*lua), 0);
 	memset(lua, 0, sizeof(*lua));
 	lua->lock = 1; /* whoever loads the module is in the state */
-	lua->running = main_thread(L);
 	lua->wake = -1;
+	luackvm_begin_threads(lua);
+	lua->thread->running = main_thread(L);
 	lua_createtable(L, 0, 1);
 	lua_pushcfunction(L, forget_state);
 	lua_setfield(L, -2, "__gc");
@@ -103,12 +76,12 @@ void ckvm_lua_set_hook(struct ckvm_lua *lua, const struct ckvm_hook *hook)
 
 void luackvm_enter(struct ckvm_lua *lua, lua_State *L)
 {
-	if (lua->running == L)
+	if (lua->thread->running == L)
 		return;
 	/* Somebody resumed L behind our back, and may drop it likewise. */
 	lua_pushthread(L);
-	lua_rawsetp(L, LUA_REGISTRYINDEX, &anchor);
-	lua->running = L;
+	lua_rawsetp(L, LUA_REGISTRYINDEX, lua->thread);
+	lua->thread->running = L;
 	if (unlikely(lua->parked))
 		luackvm_unpark(lua, L);
 }

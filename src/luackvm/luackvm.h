@@ -18,24 +18,38 @@
 
 /* host.c ------------------------------------------------------------------ */
 
-struct ckvm_lua {
-	atomic_int lock; /* 0 free, 1 held, 2 waited for */
-	atomic_bool interrupted;
-	_Atomic(lua_State *) running;	  /* the coroutine that runs */
-	_Atomic(struct ckvm_vcpu *) vcpu; /* that the guest runs on */
-	struct luackvm_frame *frame;	  /* of the runs this thread is in */
-	struct luackvm_frame *parked;	  /* of suspended runs, any thread's */
-	unsigned int changes; /* ranges detached: an access may be nobody's */
-	atomic_int wake;      /* ends waits (wake.c); -1: none yet */
-	unsigned int leaving; /* waits that are to end for good */
-	bool hooked;
-	struct ckvm_hook hook;
+/*
+ * A thread of the process that is, or was, in the state. Another of them may
+ * look at what is atomic; the rest is for who holds the lock.
+ */
+struct luackvm_thread {
+	struct luackvm_thread *_Atomic next; /* of the state's, for good */
+	struct ckvm_lua *lua;
+	atomic_int tid;
+	atomic_bool inside;	      /* it holds the lock */
+	_Atomic(lua_State *) running; /* the coroutine, if it does */
+	struct luackvm_frame *frame;  /* of the runs that it is in */
 	/* What ours has taken the place of, as Lua hook, in one coroutine. */
 	struct {
 		lua_State *L;
 		lua_Hook hook;
 		int mask, count;
 	} displaced;
+};
+
+struct ckvm_lua {
+	atomic_int lock; /* 0 free, 1 held, 2 waited for */
+	int pid;	 /* of the process that loaded the module */
+	atomic_bool interrupted;
+	/* Ranges detached, whose access may be nobody's, and interrupts. */
+	atomic_uint changes;
+	struct luackvm_thread *thread; /* that holds the lock */
+	struct luackvm_thread first;   /* of all: who loaded the module */
+	struct luackvm_frame *parked;  /* of suspended runs, any thread's */
+	atomic_int wake;	       /* ends waits (wake.c); -1: none yet */
+	unsigned int leaving;	       /* waits that are to end for good */
+	bool hooked;
+	struct ckvm_hook hook;
 };
 
 /* The binding's state; creates it on first use. Raises for want of memory. */
@@ -46,20 +60,37 @@ uint64_t luackvm_now(void); /* CLOCK_MONOTONIC, ns */
 /* L runs now: where it is not known from a coroutine function of ours. */
 void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
 
-static inline void luackvm_lock(struct ckvm_lua *lua)
+/* thread.c ---------------------------------------------------------------- */
+
+void luackvm_begin_threads(struct ckvm_lua *lua);
+void luackvm_end_threads(struct ckvm_lua *lua);
+
+/* The lock, when it is not free, and when somebody waits for it. */
+void luackvm_wait_for_lock(struct ckvm_lua *lua);
+void luackvm_pass_lock(struct ckvm_lua *lua);
+
+/* For a thread that gives the lock up and takes it again. */
+static inline void luackvm_lock(struct luackvm_thread *thread)
 {
+	struct ckvm_lua *lua = thread->lua;
 	int free = 0;
 
 	if (!atomic_compare_exchange_strong(&lua->lock, &free, 1))
-		ckvm_lua_lock(lua);
+		luackvm_wait_for_lock(lua);
+	lua->thread = thread;
+	atomic_store_explicit(&thread->inside, true, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
 }
 
-static inline void luackvm_unlock(struct ckvm_lua *lua)
+static inline void luackvm_unlock(struct luackvm_thread *thread)
 {
+	struct ckvm_lua *lua = thread->lua;
 	int held = 1;
 
+	atomic_store_explicit(&thread->inside, false, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
 	if (!atomic_compare_exchange_strong(&lua->lock, &held, 0))
-		ckvm_lua_unlock(lua);
+		luackvm_pass_lock(lua);
 }
 
 /* frame.c ----------------------------------------------------------------- */
@@ -71,14 +102,14 @@ static inline void luackvm_unlock(struct ckvm_lua *lua)
  */
 struct luackvm_frame {
 	struct luackvm_frame *outer;
-	struct ckvm_lua *lua;
-	lua_State *L;		  /* that called run; user value 1 */
-	struct luackvm_box *vcpu; /* user value 2 */
-	uint32_t serial;	  /* of the run */
-	uint64_t deadline, grace; /* ns; 0: none, and not linked */
-	uint64_t parked;	  /* when, ns */
-	bool rested;		  /* its clock was set on when it was resumed */
-	bool stopped;		  /* its handler was, once, and went on */
+	struct luackvm_thread *thread; /* in whose list it is, or was */
+	lua_State *L;		       /* that called run; user value 1 */
+	struct luackvm_box *vcpu;      /* user value 2 */
+	uint32_t serial;	       /* of the run */
+	uint64_t deadline, grace;      /* ns; 0: none, and not linked */
+	uint64_t parked;	       /* when, ns */
+	bool rested;  /* its clock was set on when it was resumed */
+	bool stopped; /* its handler was, once, and went on */
 	bool over;
 };
 
@@ -97,6 +128,12 @@ void luackvm_link_frame(struct luackvm_frame *frame, uint64_t deadline);
  */
 void luackvm_park(struct ckvm_lua *lua, lua_State *co);
 void luackvm_unpark(struct ckvm_lua *lua, lua_State *co);
+
+/*
+ * What thread.c has called in signal handlers: a deadline of the thread's may
+ * have passed, or its script is to be interrupted.
+ */
+void luackvm_late(void *thread);
 
 /* Raises "interrupted!" if ckvm_lua_interrupt() was called. */
 void luackvm_check_interrupt(lua_State *L, struct ckvm_lua *lua);

@@ -59,35 +59,43 @@ static bool is_orphan(lua_State *L, const struct ckvm_access *access)
 }
 
 /*
+ * Something has changed while the lock was not held: there may be nobody left
+ * to answer, or it may be time to stop.
+ */
+static __attribute__((noinline)) int look_again(lua_State *L,
+						struct ckvm_lua *lua, int end)
+{
+	struct ckvm_vcpu *vcpu = vcpu_of(L);
+
+	/* All ones for a read, as where nobody was attached. */
+	while (end == CKVM_ACCESS && is_orphan(L, ckvm_vcpu_access(vcpu)))
+		end = ckvm_vcpu_continue(vcpu);
+	if (lua->interrupted)
+		luackvm_late(lua->thread);
+	return end;
+}
+
+/*
  * Into the guest, to begin a run or to go on with one: the one place where the
- * lock is given up. Another thread may run Lua meanwhile, and frames of its
- * own.
+ * lock is given up, beside waits. Another thread may run Lua meanwhile.
  */
 static inline int
 enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
       const struct ckvm_limits *limits,
       int (*begin)(struct ckvm_vcpu *, const struct ckvm_limits *))
 {
-	struct luackvm_frame *frame = NULL;
-	unsigned int changes = lua->changes;
+	struct luackvm_thread *thread = lua->thread;
+	unsigned int changes =
+		atomic_load_explicit(&lua->changes, memory_order_relaxed);
 	int end;
 
-	if (unlikely(lua->frame)) {
-		frame = luackvm_live_frame(lua);
-		lua->frame = NULL;
-	}
-	atomic_store_explicit(&lua->vcpu, vcpu, memory_order_relaxed);
-	luackvm_unlock(lua);
+	luackvm_unlock(thread);
 	end = unlikely(begin) ? begin(vcpu, limits) : ckvm_vcpu_continue(vcpu);
-	luackvm_lock(lua);
-	/* All ones for a read, as where nobody was attached. */
-	while (unlikely(changes != lua->changes) && end == CKVM_ACCESS &&
-	       is_orphan(L, ckvm_vcpu_access(vcpu)))
-		end = ckvm_vcpu_continue(vcpu);
-	atomic_store_explicit(&lua->vcpu, NULL, memory_order_relaxed);
-	atomic_store_explicit(&lua->running, L, memory_order_relaxed);
-	if (unlikely(frame))
-		lua->frame = frame;
+	luackvm_lock(thread);
+	atomic_store_explicit(&thread->running, L, memory_order_relaxed);
+	if (unlikely(changes !=
+		     atomic_load_explicit(&lua->changes, memory_order_relaxed)))
+		end = look_again(L, lua, end);
 	return end;
 }
 
