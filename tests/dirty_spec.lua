@@ -27,6 +27,7 @@ local function create_vm(kvm, mode)
     end
     vm:enable_cap(mode.cap, mode.value)
   end
+  if mode.besides and vm:check_extension(mode.besides) ~= 0 then vm:enable_cap(mode.besides, 1) end
   return vm
 end
 
@@ -37,6 +38,8 @@ local MODES <const> = {
   { name = "a ring", cap = "dirty_log_ring", value = PAGE, ring = true },
   { name = "a ring with ordered accesses", cap = "dirty_log_ring_acq_rel", value = 0x10000,
     ring = true },
+  { name = "a ring, and requests that it makes void", cap = "dirty_log_ring", value = PAGE,
+    ring = true, besides = "manual_dirty_log_protect2" },
 }
 
 local function guest(kvm, mode)

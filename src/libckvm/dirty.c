@@ -43,6 +43,14 @@ void ckvm__dirty_enabled(struct ckvm_vm *vm, const struct kvm_enable_cap *cap)
 	}
 }
 
+/* Does the kernel forget by KVM_CLEAR_DIRTY_LOG alone? With rings it has no
+ * log.
+ */
+static bool is_manual(const struct ckvm_memory *memory)
+{
+	return memory->vm->manual_log && !memory->vm->dirty_entries;
+}
+
 /* The kernel -------------------------------------------------------------- */
 
 /* The readers have been told, or will be, of what is set in `bitmap`. */
@@ -85,7 +93,7 @@ static int collect(struct ckvm_memory *memory, uint64_t *bitmap)
 	if (memory->vm->dirty_entries)
 		return ckvm__harvest_rings(memory->vm);
 	error = get(memory, bitmap);
-	if (error || memory->vm->manual_log)
+	if (error || is_manual(memory))
 		return error;
 	for (size_t i = 0; i < words; i++) {
 		memory->dirty[i] |= bitmap[i];
@@ -112,7 +120,7 @@ static int64_t take_dirty(struct ckvm_memory *memory, uint64_t *bitmap)
 	size_t words = words_of(memory);
 	int error = collect(memory, bitmap);
 
-	if (!error && memory->vm->manual_log)
+	if (!error && is_manual(memory))
 		error = clear(memory, 0, memory->bytes / PAGE_SIZE, bitmap);
 	if (error)
 		return error;
@@ -134,7 +142,7 @@ static int64_t take_logged(struct ckvm_memory *memory, uint64_t *bitmap)
 		return error;
 	for (size_t i = 0; i < words; i++) {
 		bitmap[i] |= memory->logged[i];
-		if (!memory->vm->manual_log)
+		if (!is_manual(memory))
 			memory->logged[i] = 0;
 	}
 	return count_bits(bitmap, words);
@@ -202,7 +210,7 @@ static int clear_logged(struct ckvm_memory *memory, uint64_t first,
 	uint64_t at = first / 64, words = (count + 63) / 64;
 	int error = collect(memory, found);
 
-	if (!error && memory->vm->manual_log)
+	if (!error && is_manual(memory))
 		error = clear(memory, first, count, bitmap);
 	if (error)
 		return error;
