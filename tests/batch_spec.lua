@@ -300,12 +300,87 @@ for _, kind in ipairs(batched) do
       assert.same({ 0, 1, 2, 3, 4 }, seen)
     end)
 
+    -- The exit that came with queued writes, whose handler is the first to be called.
+    local function failing(code)
+      local _, vm, vcpu = guest(code)
+      local oops = {}
+      attach(vm, function()
+        if oops then
+          local err = oops
+          oops = nil
+          error(err)
+        end
+      end)
+      local seen = {}
+      vm:attach_io { port = 0x20, read = function()
+        table.insert(seen, "read")
+        return 5
+      end, write = function(_, value) table.insert(seen, value) end }
+      assert.equal("table", type(error_of(vcpu.run, vcpu, LIMITS)))
+      return vcpu, seen
+    end
+    local PORT_OUT <const>, PORT_IN <const> = "\xe6\x20", "\xe4\x20" -- out %al, $0x20; in
+
+    it("whose handler raises loses no exit behind it", function()
+      local vcpu, seen = failing(repeated(1) .. PORT_OUT .. HLT)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(1, #seen)
+      vcpu, seen = failing(repeated(1) .. PORT_IN .. PORT_OUT .. HLT)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.same({ "read", 5 }, seen)
+      vcpu = failing(repeated(1) .. HLT .. PORT_OUT .. HLT)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(0, vcpu.stats.exits.io_out or 0)
+    end)
+
+    it("whose handler raises has the exit behind it for run_once, and for finish", function()
+      local vcpu, seen = failing(repeated(1) .. PORT_IN .. PORT_OUT .. HLT)
+      assert.equal("io_in", vcpu:run_once())
+      vcpu.exit.data = 7
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.same({ 7 }, seen)
+      vcpu, seen = failing(repeated(1) .. PORT_IN .. PORT_OUT .. HLT)
+      vcpu:finish()
+      assert.same({ "read" }, seen)
+      assert.equal(5, vcpu.regs.rax & 0xff)
+    end)
+
+    it("whose handler raises keeps the exit behind it, also from runs that are over", function()
+      local vcpu, seen = failing(repeated(1) .. PORT_OUT .. HLT)
+      assert.equal("timeout", (vcpu:run { timeout = 0 }))
+      assert.equal("exits", (vcpu:run { exits = 0 }))
+      vcpu:kick()
+      assert.equal("kicked", (vcpu:run(LIMITS)))
+      assert.same({}, seen)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(1, #seen)
+    end)
+
+    it("whose coroutine is closed loses no exit behind it", function()
+      local _, vm, vcpu = guest(repeated(1) .. PORT_OUT .. HLT)
+      local count = 0
+      attach(vm, function() coroutine.yield() end)
+      vm:attach_io { port = 0x20, write = function() count = count + 1 end }
+      local co = coroutine.create(function() vcpu:run(LIMITS) end)
+      coroutine.resume(co)
+      coroutine.close(co)
+      assert.equal("hlt", (vcpu:run(LIMITS)))
+      assert.equal(1, count)
+    end)
+
     it("lets its handler yield", function()
       local _, vm, vcpu = guest(repeated(5) .. HLT)
       attach(vm, function(_, value) coroutine.yield(value) end)
       local run = coroutine.wrap(function() return (vcpu:run(LIMITS)) end)
       for i = 0, 4 do assert.equal(i, run()) end
       assert.equal("hlt", run())
+    end)
+
+    it("lets its handler stop the run, also before an exit that nobody handles", function()
+      local _, vm, vcpu = guest(repeated(1) .. HLT)
+      attach(vm, function() vcpu:stop("enough") end)
+      assert.same({ "stopped", "enough" }, { vcpu:run(LIMITS) })
+      assert.equal("hlt", vcpu.exit.reason)
     end)
 
     it("lets its handler stop the run, after the rest and the exit behind it", function()

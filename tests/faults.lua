@@ -131,6 +131,7 @@ local calls = {
     set_device_attr = args { attr = 0, value = 1 },
   },
   vm = {
+    run = args { exits = 1, timeout = 10 },
     check_extension = args("nr_vcpus"),
     create_vcpu = args(1),
     vcpu_from_fd = with(function(w) return w.vcpu.fd end),
@@ -271,6 +272,7 @@ local minor = {
   ["memory:close"] = { KVM_SET_USER_MEMORY_REGION = true }, -- stays, until the VM ends
   -- The run arms its timer once more; one that is not stopped wakes nobody.
   ["vcpu:run"] = { timer_settime = true },
+  ["vm:run"] = { timer_create = true, timer_settime = true },
   ["vcpu:run_once"] = { timer_settime = true },
   ["range:detach"] = { KVM_UNREGISTER_COALESCED_MMIO = true },
 }

@@ -750,6 +750,24 @@ end
 describe("a handler that reads and writes registers", function()
   before_each(support.need_kvm)
 
+  it("has the later one of a register and its MSR", function()
+    local FS_BASE <const> = 0xc0000100
+    for _, code in ipairs { IN, OUT } do
+      local vcpu
+      vcpu = support.calling(function()
+        vcpu.sregs.fs.base = 0x777
+        vcpu:set_msrs { [FS_BASE] = 0x888 }
+        assert.equal(0x888, vcpu.sregs.fs.base)
+        vcpu.sregs.gs.base = 0x999
+        return 0
+      end, code)
+      vcpu:run(LIMITS)
+      assert.equal(0x888, vcpu.sregs.fs.base)
+      assert.equal(0x888, vcpu:get_msrs { FS_BASE }[FS_BASE])
+      assert.equal(0x999, vcpu.sregs.gs.base)
+    end
+  end)
+
   -- The ioctls of four exits, after four to warm up, at each of which a handler reads two
   -- registers and writes one.
   local function ioctls(code, open)

@@ -6,5 +6,4 @@ return {
   ckvm_memory_flags = "for C programs that get memory from ckvm_vm_find_memory",
   ckvm_range_space = "for C programs that get a range from ckvm_vm_find_range",
   ckvm_set_kick_signal = "one for the process, and the host program's choice",
-  ckvm_kick_signal = "likewise",
 }

@@ -72,10 +72,20 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 }
 
 /* The loop looks at `left` alone. */
+/* The one that has it sees it when it is woken. */
+static int stop_others(struct ckvm_vcpu *vcpu)
+{
+	atomic_store(&vcpu->stop_asked, true);
+	ckvm_vcpu_wake(vcpu);
+	return 0;
+}
+
 int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
 {
 	int error = ckvm__vcpu_check(vcpu);
 
+	if (error == -EBUSY)
+		return stop_others(vcpu);
 	if (error)
 		return error;
 	if (vcpu->phase == PHASE_IDLE)
@@ -83,4 +93,9 @@ int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
 	vcpu->stop = true;
 	vcpu->left = 1;
 	return 0;
+}
+
+int ckvm_vcpu_is_stopping(const struct ckvm_vcpu *vcpu)
+{
+	return vcpu->phase != PHASE_IDLE && vcpu->stop;
 }

@@ -941,7 +941,9 @@ CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
  * kicked (ckvm_errop() "kick") or interrupted by a signal, -ETIME when the
  * timeout or deadline of limits passes (NULL: none; exits do not count). If
  * registers were written while an access was open, that access is finished
- * first, and an exit that this brings is the one returned.
+ * first, and an exit that this brings is the one returned. So is, without a
+ * KVM_RUN, an exit that a run has left behind: one that came with queued
+ * writes, of which a callback has failed.
  */
 CKVM_API int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu,
 				const struct ckvm_limits *limits);
@@ -994,8 +996,27 @@ CKVM_API void *ckvm_vcpu_exit_data(struct ckvm_vcpu *vcpu, uint32_t *size,
 /* The exit's number, CKVM_EXIT_IO_IN and so on for the four accesses. */
 CKVM_API uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu);
 
-/* Ends the run after the exit that is being handled. -ESRCH: no run is open. */
+/*
+ * Ends the run after the exit that is being handled. -ESRCH: no run is open.
+ * From another thread than the run's, as soon as its guest can be got out of.
+ */
 CKVM_API int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu);
+
+/*
+ * Was that asked for in the run that is open? An exit that nobody handles comes
+ * first: CKVM_EXIT, and the stop only if the run is gone on with.
+ */
+CKVM_API int ckvm_vcpu_is_stopping(const struct ckvm_vcpu *vcpu);
+
+/*
+ * From now on the vCPU is for the thread of this number (gettid(2)) alone: for
+ * any other, calls that need it out of the kernel fail with -EBUSY, whether or
+ * not it is in there just then; ckvm_vcpu_stop, kick and wake do not, and a
+ * stop that comes before the run is its end, too. -EBUSY if it is claimed, or
+ * in a run's loop. Claims do not nest; the end of one is the claimer's to call.
+ */
+CKVM_API int ckvm_vcpu_claim(struct ckvm_vcpu *vcpu, int tid);
+CKVM_API void ckvm_vcpu_unclaim(struct ckvm_vcpu *vcpu);
 
 /*
  * Ends the run with CKVM_KICKED; async-signal-safe, from any thread. One sticky

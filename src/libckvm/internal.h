@@ -177,6 +177,7 @@ struct ckvm_vcpu {
 	uint8_t open;		 /* enum ckvm__open */
 	uint8_t phase;		 /* enum ckvm__phase */
 	bool has_exit;		 /* the last KVM_RUN brought one */
+	bool waiting;		 /* and it has yet to be dispatched */
 	uint32_t serial;	 /* KVM_RUNs made */
 	uint64_t left;		 /* exits to go; UINT64_MAX: no limit */
 	uint64_t accesses[4];	 /* exits by CKVM_EXIT_IO_IN ... MMIO_WRITE */
@@ -203,7 +204,10 @@ struct ckvm_vcpu {
 	atomic_bool closed;
 	atomic_bool kicked;
 	pid_t ran_on; /* the thread that has the kick signal unblocked for it */
-	_Atomic pid_t runner; /* thread inside the loop; 0: none */
+	/* The thread inside the loop, or minus the one that may enter; 0: any.
+	 */
+	_Atomic pid_t runner;
+	atomic_bool stop_asked; /* by another thread */
 	unsigned long id;
 	struct ckvm_vcpu *next;
 	uint32_t run_serial;
@@ -532,8 +536,13 @@ static inline bool ckvm__has_batch(const struct ckvm_vcpu *vcpu)
 
 /* vcpu.c ------------------------------------------------------------------ */
 
-/* Open, in this process, and not in another thread's run? */
+/* Open, in this process, and not another thread's? */
 int ckvm__vcpu_check(struct ckvm_vcpu *vcpu);
+
+static inline bool ckvm__vcpu_in_loop(struct ckvm_vcpu *vcpu)
+{
+	return atomic_load(&vcpu->runner) > 0;
+}
 
 /*
  * An ioctl on the vCPU's descriptor, after the registers that were written, so
@@ -583,9 +592,29 @@ int ckvm__arm(uint64_t deadline); /* 0 disarms */
 bool ckvm__unblock_kick(void);	  /* was it blocked? */
 void ckvm__block_kick(void);
 
+static inline struct ckvm__thread *ckvm__this_thread(void)
+{
+	struct ckvm__thread *thread = &ckvm__thread;
+
+#ifdef __SANITIZE_ADDRESS__
+	/*
+	 * UBSan of GCC 12 checks it for null by the flags of the ADD that makes
+	 * the address, of which the linker makes a LEA, which sets none.
+	 */
+	__asm__("" : "+r"(thread));
+#endif
+	return thread;
+}
+
 static inline pid_t ckvm__tid(void)
 {
 	return likely(ckvm__thread.tid) ? ckvm__thread.tid : ckvm__find_tid();
+}
+
+/* Is the vCPU with this `runner` not the calling thread's to use? */
+static inline bool ckvm__vcpu_is_others(pid_t runner)
+{
+	return runner && runner != ckvm__tid() && runner != -ckvm__tid();
 }
 
 /* clock.c ----------------------------------------------------------------- */
@@ -627,6 +656,12 @@ int ckvm__flush_registers(struct ckvm_vcpu *vcpu);
 
 /* Something else has changed registers: every view is loaded before its use. */
 void ckvm__empty_registers(struct ckvm_vcpu *vcpu);
+
+/*
+ * An MSR that is part of a view was set while a write of that waits: it is the
+ * later one.
+ */
+void ckvm__msr_was_set(struct ckvm_vcpu *vcpu, uint32_t index, uint64_t value);
 
 /* stats.c ----------------------------------------------------------------- */
 

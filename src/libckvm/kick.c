@@ -30,7 +30,7 @@ static pthread_key_t timer_key;
 
 static void handle_kick(int signal)
 {
-	struct ckvm__thread *thread = &ckvm__thread;
+	struct ckvm__thread *thread = ckvm__this_thread();
 	struct ckvm_vcpu *vcpu =
 		atomic_load_explicit(&thread->current, memory_order_relaxed);
 	int saved = errno;
@@ -147,7 +147,7 @@ void ckvm_vcpu_wake(struct ckvm_vcpu *vcpu)
 		return;
 	atomic_fetch_or(&vcpu->attend, ATTEND_WAKE);
 	runner = atomic_load(&vcpu->runner);
-	if (runner)
+	if (runner > 0)
 		ckvm_thread_wake(runner);
 }
 
@@ -205,7 +205,7 @@ static struct timespec to_timespec(uint64_t ns)
 
 int ckvm__arm(uint64_t deadline)
 {
-	struct ckvm__thread *thread = &ckvm__thread;
+	struct ckvm__thread *thread = ckvm__this_thread();
 	struct itimerspec when = { 0 };
 	int error;
 
@@ -227,7 +227,7 @@ int ckvm__arm(uint64_t deadline)
 void ckvm_thread_late(void (*late)(void *opaque), void *opaque,
 		      uint64_t deadline_ns, uint64_t period_ns)
 {
-	struct ckvm__thread *thread = &ckvm__thread;
+	struct ckvm__thread *thread = ckvm__this_thread();
 
 	thread->late = NULL;
 	atomic_signal_fence(memory_order_seq_cst);

@@ -78,6 +78,9 @@ static int transfer_some(const struct target *target,
 	done = ask(target, msrs);
 	if (done > 0 && target->request == KVM_GET_MSRS)
 		memcpy(entries, msrs->entries, count * sizeof(*entries));
+	for (int i = 0; target->request == KVM_SET_MSRS && i < done; i++)
+		ckvm__msr_was_set(target->vcpu, entries[i].index,
+				  entries[i].data);
 	return done;
 }
 

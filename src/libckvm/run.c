@@ -105,6 +105,8 @@ static int woken(struct ckvm_vcpu *vcpu)
 			ckvm__set_immediate_exit(vcpu, true);
 		return CKVM_STOPPED;
 	}
+	if (atomic_exchange(&vcpu->stop_asked, false))
+		return CKVM_STOPPED;
 	if (atomic_exchange(&vcpu->kicked, false))
 		return CKVM_KICKED;
 	if (vcpu->deadline && ckvm__now() >= vcpu->deadline)
@@ -166,12 +168,14 @@ static inline __attribute__((always_inline)) int loop(struct ckvm_vcpu *vcpu)
 		if (unlikely(end) || unlikely(vcpu->attend & ATTEND_BATCH)) {
 			if (!end)
 				ckvm__begin_exit(vcpu);
+			vcpu->waiting = !end;
 batch:
 			end = drain(vcpu);
 			if (end != GO_ON)
 				return end;
 			if (!vcpu->has_exit)
 				continue;
+			vcpu->waiting = false;
 		}
 		end = ckvm__straight(vcpu);
 dispatched:
@@ -282,12 +286,15 @@ static inline void end_on_thread(struct ckvm__thread *thread,
 static inline __attribute__((always_inline)) int
 run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 {
-	struct ckvm__thread *thread = &ckvm__thread;
+	struct ckvm__thread *thread = ckvm__this_thread();
 	struct ckvm_vcpu *outer = thread->current;
-	pid_t none = 0;
+	pid_t before =
+		atomic_load_explicit(&vcpu->runner, memory_order_relaxed);
 	int end;
 
-	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, ckvm__tid()))
+	if (unlikely(before && before != -ckvm__tid()) ||
+	    !atomic_compare_exchange_strong(&vcpu->runner, &before,
+					    ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
 	/* A run begins, or goes on, on a thread that may have it blocked. */
 	if (unlikely(vcpu->ran_on != ckvm__tid())) {
@@ -295,7 +302,7 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 		vcpu->reblock = ckvm__unblock_kick();
 	}
 	if (unlikely(!ckvm__vcpu_hold(vcpu))) {
-		atomic_store(&vcpu->runner, 0);
+		atomic_store(&vcpu->runner, before);
 		return ckvm__fail("closed", -EBADF);
 	}
 	vcpu->loop_ticks -= now;
@@ -308,7 +315,7 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	vcpu->left_at = now;
 	leave(vcpu, end);
 	end_on_thread(thread, vcpu, outer, end);
-	atomic_store_explicit(&vcpu->runner, 0, memory_order_release);
+	atomic_store_explicit(&vcpu->runner, before, memory_order_release);
 	/* Closed at the last moment, there is nothing to go on with. */
 	if (unlikely(ckvm__vcpu_drop(vcpu)) && end >= 0)
 		return ckvm__fail("closed", -EBADF);
@@ -345,11 +352,13 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 		error = ckvm__fail("limits", -EINVAL);
 	if (error)
 		return error;
-	if (atomic_load(&vcpu->runner))
+	if (ckvm__vcpu_in_loop(vcpu))
 		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
 	vcpu->stop = false;
+	if (!atomic_load(&vcpu->runner)) /* one that is claimed keeps it */
+		atomic_store(&vcpu->stop_asked, false);
 	vcpu->limit_flags = lim.flags;
 	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
 	ckvm__set_deadline(vcpu, &lim);
@@ -358,7 +367,7 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 	/* Over before KVM_RUN, but not before what is queued. */
 	vcpu->over = !vcpu->left || atomic_load(&vcpu->kicked) ||
 		     (vcpu->deadline && ckvm__now() >= vcpu->deadline);
-	if (vcpu->over)
+	if (vcpu->over || vcpu->waiting)
 		vcpu->phase = PHASE_BATCH;
 	return run_loop(vcpu, ckvm__ticks());
 }
@@ -401,7 +410,7 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 
 	if (error)
 		return error;
-	if (atomic_load(&vcpu->runner) || being_answered(vcpu))
+	if (ckvm__vcpu_in_loop(vcpu) || being_answered(vcpu))
 		return ckvm__fail("access", -EBUSY);
 	if (vcpu->open == OPEN_NONE && !vcpu->finishing)
 		return CKVM_STOPPED;
@@ -422,19 +431,22 @@ int ckvm_vcpu_finish(struct ckvm_vcpu *vcpu)
 		begin(vcpu);
 	}
 	atomic_fetch_or(&vcpu->attend, ATTEND_FINISH);
-	vcpu->phase = PHASE_ENTER;
+	vcpu->phase = vcpu->waiting ? PHASE_BATCH : PHASE_ENTER;
 	return run_loop(vcpu, ckvm__ticks());
 }
 
 static int once(struct ckvm_vcpu *vcpu)
 {
-	int end;
+	int end = 0;
 
-	do {
-		end = enter_attended(vcpu);
-		if (end == -EINTR)
-			end = woken(vcpu);
-	} while (end == GO_ON);
+	if (!vcpu->waiting) {
+		do {
+			end = enter_attended(vcpu);
+			if (end == -EINTR)
+				end = woken(vcpu);
+		} while (end == GO_ON);
+	}
+	vcpu->waiting = false;
 	if (!end) {
 		ckvm__begin_exit(vcpu);
 		ckvm__count_exit(vcpu);
@@ -455,7 +467,7 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 
 	if (error)
 		return error;
-	if (atomic_load(&vcpu->runner))
+	if (ckvm__vcpu_in_loop(vcpu))
 		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
@@ -472,6 +484,9 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 
 void ckvm_vcpu_abandon(struct ckvm_vcpu *vcpu)
 {
-	if (!atomic_load(&vcpu->runner) && !(vcpu->attend & ATTEND_FINISH))
+	pid_t runner = atomic_load(&vcpu->runner);
+
+	if (runner <= 0 && !ckvm__vcpu_is_others(runner) &&
+	    !(vcpu->attend & ATTEND_FINISH))
 		abandon(vcpu);
 }

@@ -285,6 +285,28 @@ void ckvm__empty_registers(struct ckvm_vcpu *vcpu)
 			empty(vcpu, &views[i]);
 }
 
+static const struct {
+	uint32_t index;
+	size_t offset;
+} sregs_msrs[] = {
+	{ 0x1b, offsetof(struct kvm_sync_regs, sregs.apic_base) },
+	{ 0xc0000080, offsetof(struct kvm_sync_regs, sregs.efer) },
+	{ 0xc0000100, offsetof(struct kvm_sync_regs, sregs.fs.base) },
+	{ 0xc0000101, offsetof(struct kvm_sync_regs, sregs.gs.base) },
+};
+
+void ckvm__msr_was_set(struct ckvm_vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(sregs_msrs); i++) {
+		size_t at = sregs_msrs[i].offset;
+
+		if (sregs_msrs[i].index != index || !any_written(vcpu, at, 8))
+			continue;
+		memcpy((uint8_t *)&vcpu->run->s.regs + at, &value, 8);
+		memcpy((uint8_t *)&vcpu->held + at, &value, 8);
+	}
+}
+
 /* The views --------------------------------------------------------------- */
 
 int ckvm_vcpu_view(struct ckvm_vcpu *vcpu, enum ckvm_view bit,

@@ -23,9 +23,9 @@ void ckvm_vcpu_stats(const struct ckvm_vcpu *vcpu, struct ckvm_stats *stats)
 	all.mmio_write = vcpu->accesses[3];
 	for (size_t i = 0; i < CKVM_STATS_EXITS; i++)
 		all.total += all.exits[i];
-	all.guest_ns =
-		to_ns(vcpu->kvm,
-		      vcpu->loop_ticks + (vcpu->runner ? ckvm__ticks() : 0));
+	all.guest_ns = to_ns(vcpu->kvm,
+			     vcpu->loop_ticks +
+				     (vcpu->runner > 0 ? ckvm__ticks() : 0));
 	all.handler_ns = to_ns(vcpu->kvm, vcpu->caller_ticks);
 	memcpy(stats, &all, size);
 }

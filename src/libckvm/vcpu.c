@@ -8,17 +8,34 @@
 
 int ckvm__vcpu_check(struct ckvm_vcpu *vcpu)
 {
-	pid_t runner;
 	int error = ckvm__check_process(vcpu->kvm);
 
 	if (unlikely(error))
 		return error;
 	if (unlikely(atomic_load_explicit(&vcpu->closed, memory_order_acquire)))
 		return ckvm__fail("closed", -EBADF);
-	runner = atomic_load_explicit(&vcpu->runner, memory_order_acquire);
-	if (unlikely(runner && runner != ckvm__tid()))
+	if (unlikely(ckvm__vcpu_is_others(
+		    atomic_load_explicit(&vcpu->runner, memory_order_acquire))))
 		return ckvm__fail("running", -EBUSY);
 	return 0;
+}
+
+int ckvm_vcpu_claim(struct ckvm_vcpu *vcpu, int tid)
+{
+	pid_t none = 0;
+	int error = ckvm__vcpu_check(vcpu);
+
+	if (error)
+		return error;
+	if (!atomic_compare_exchange_strong(&vcpu->runner, &none, -tid))
+		return ckvm__fail("running", -EBUSY);
+	atomic_store(&vcpu->stop_asked, false);
+	return 0;
+}
+
+void ckvm_vcpu_unclaim(struct ckvm_vcpu *vcpu)
+{
+	atomic_store(&vcpu->runner, 0);
 }
 
 int ckvm__vcpu_ioctl(struct ckvm_vcpu *vcpu, unsigned long request, void *arg)

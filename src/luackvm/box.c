@@ -107,6 +107,7 @@ void luackvm_release(struct luackvm_box *box)
 	void *object = box->object;
 
 	box->object = NULL;
+	atomic_fetch_add(&box->lua->changes, 1);
 	if (object && box->owned)
 		box->type->end(object);
 }

@@ -102,6 +102,7 @@ static int protected_run(lua_State *L)
 		luackvm_push_vcpu(L, 1, vcpu);
 		lua_remove(L, 1);
 	}
+	luackvm_forget_stop(L);
 	lua_pushinteger(L, luackvm_run_with(L, limits));
 	return 1;
 }

@@ -29,6 +29,7 @@ struct luackvm_thread {
 	atomic_bool inside;	      /* it holds the lock */
 	_Atomic(lua_State *) running; /* the coroutine, if it does */
 	struct luackvm_frame *frame;  /* of the runs that it is in */
+	struct ckvm_vcpu *relieved;   /* whose run is to end, by vm:run */
 	/* What ours has taken the place of, as Lua hook, in one coroutine. */
 	struct {
 		lua_State *L;
@@ -64,6 +65,10 @@ void luackvm_enter(struct ckvm_lua *lua, lua_State *L);
 
 void luackvm_begin_threads(struct ckvm_lua *lua);
 void luackvm_end_threads(struct ckvm_lua *lua);
+
+/* For a thread that is yet to be made, and will claim it; NULL: no memory. */
+struct luackvm_thread *luackvm_new_thread(struct ckvm_lua *lua);
+void luackvm_claim_thread(struct luackvm_thread *thread);
 
 /* The lock, when it is not free, and when somebody waits for it. */
 void luackvm_wait_for_lock(struct ckvm_lua *lua);
@@ -540,7 +545,7 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number);
 /* vm.c, vcpu.c ------------------------------------------------------------ */
 
 /* User values of a VM's box, and of a vCPU's. */
-enum { VM_HANDLERS = 1, VM_CHILDREN };
+enum { VM_HANDLERS = 1, VM_CHILDREN, VM_CREW };
 enum { VCPU_VM = 1, VCPU_CACHE, VCPU_STOP, VCPU_REGS, VCPU_SREGS, VCPU_EVENTS };
 
 /* Keys in a VM's table of handlers: RANGE_SLOTS for each range, from 1 on. */
@@ -614,8 +619,29 @@ int luackvm_finish(lua_State *L);
 int luackvm_stop(lua_State *L);
 int luackvm_kick(lua_State *L);
 
-/* ckvm_lua_run, with the vCPU's box the only value on the stack. Raises. */
+/*
+ * With the vCPU's box the only value on the stack: the end of its run, which
+ * may be -EINTR for a thread that is relieved and for limits with
+ * CKVM_LIMIT_SIGNALS. Raises.
+ */
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits);
+
+/* Before a run of the vCPU whose box is on top: no value was given to stop. */
+void luackvm_forget_stop(lua_State *L);
+
+/* What vcpu:run returns for that: why, and the value given to stop. */
+int luackvm_push_end(lua_State *L, int end);
+
+/* From the options at index 2. A run ends with the one around it. */
+void luackvm_read_limits(lua_State *L, struct ckvm_limits *limits);
+void luackvm_inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits);
+
+/* vm_run.c ---------------------------------------------------------------- */
+
+int luackvm_run_vm(lua_State *L);
+
+/* Ends the threads of the VM's box at index. */
+void luackvm_end_crew(lua_State *L, int vm);
 
 /* irq.c, irqchip_x86.c ---------------------------------------------------- */
 

@@ -60,13 +60,13 @@ static bool is_orphan(lua_State *L, const struct ckvm_access *access)
 
 /*
  * Something has changed while the lock was not held: there may be nobody left
- * to answer, or it may be time to stop.
+ * to answer, or nothing to answer, or it may be time to stop.
  */
-static __attribute__((noinline)) int look_again(lua_State *L,
-						struct ckvm_lua *lua, int end)
+static __attribute__((noinline)) int
+look_again(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu, int end)
 {
-	struct ckvm_vcpu *vcpu = vcpu_of(L);
-
+	if (end >= 0 && !vcpu_of(L))
+		end = ckvm_vcpu_continue(vcpu); /* says that it is closed */
 	/* All ones for a read, as where nobody was attached. */
 	while (end == CKVM_ACCESS && is_orphan(L, ckvm_vcpu_access(vcpu)))
 		end = ckvm_vcpu_continue(vcpu);
@@ -95,7 +95,7 @@ enter(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	atomic_store_explicit(&thread->running, L, memory_order_relaxed);
 	if (unlikely(changes !=
 		     atomic_load_explicit(&lua->changes, memory_order_relaxed)))
-		end = look_again(L, lua, end);
+		end = look_again(L, lua, vcpu, end);
 	return end;
 }
 
@@ -126,6 +126,12 @@ static inline struct ckvm_vcpu *check_run(const struct luackvm_box *box,
 	return vcpu;
 }
 
+/* Nobody handles the exit; but a handler may have asked for a stop. */
+static int unhandled(const struct ckvm_vcpu *vcpu)
+{
+	return ckvm_vcpu_is_stopping(vcpu) ? CKVM_STOPPED : CKVM_EXIT;
+}
+
 /* Calls handlers until the run is over; returns how it ended, or -errno. */
 static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		 int end, lua_KFunction returned)
@@ -138,7 +144,8 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	for (;;) {
 		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
-			if (returned == NULL) /* a host that asked for it */
+			/* A host has asked for it, or vm:run is over. */
+			if (!returned || lua->thread->relieved == vcpu)
 				return end;
 			end = enter(L, lua, vcpu, NULL, NULL);
 			continue;
@@ -154,12 +161,12 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 			lua_callk(L, args, 1, context, returned);
 			vcpu = check_run(box, L, context);
 			if (!luackvm_take_result(L, vcpu, call))
-				return CKVM_EXIT;
+				return unhandled(vcpu);
 			lua_settop(L, RUN_FRAME);
 		}
 		end = enter(L, lua, vcpu, NULL, NULL);
 	}
-	return end == CKVM_ACCESS ? CKVM_EXIT : end;
+	return end == CKVM_ACCESS || end == CKVM_EXIT ? unhandled(vcpu) : end;
 }
 
 /*
@@ -170,12 +177,13 @@ static void resumed(struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 		    struct luackvm_frame *frame)
 {
 	const struct luackvm_frame *outer;
+	bool linked = frame && frame->deadline; /* finish has none */
 
-	if (frame) /* finish has none */
+	if (linked)
 		luackvm_link_frame(frame, 0);
 	outer = luackvm_live_frame(lua);
 	ckvm_vcpu_rest(vcpu, outer ? outer->deadline : 0);
-	if (frame)
+	if (linked || (frame && ckvm_vcpu_deadline(vcpu)))
 		luackvm_link_frame(frame, ckvm_vcpu_deadline(vcpu));
 }
 
@@ -195,7 +203,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 		frame->rested = false;
 	if (call_of(context) != CALL_WRITE &&
 	    !luackvm_take_result(L, vcpu, call_of(context)))
-		return CKVM_EXIT;
+		return unhandled(vcpu);
 	lua_settop(L, RUN_FRAME);
 	return serve(L, lua, vcpu, enter(L, lua, vcpu, NULL, NULL), returned);
 }
@@ -203,7 +211,7 @@ static int go_on(lua_State *L, int status, lua_KContext context,
 /* Starting ---------------------------------------------------------------- */
 
 /* An inner run ends with the one around it. */
-static void inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits)
+void luackvm_inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits)
 {
 	const struct luackvm_frame *outer = luackvm_live_frame(lua);
 
@@ -223,6 +231,12 @@ static uint64_t choose_grace(const struct ckvm_limits *limits)
 	return grace < LEAST_GRACE  ? LEAST_GRACE
 	       : grace > MOST_GRACE ? MOST_GRACE
 				    : grace;
+}
+
+void luackvm_forget_stop(lua_State *L)
+{
+	lua_pushnil(L);
+	lua_setiuservalue(L, -2, VCPU_STOP);
 }
 
 static int run_returned(lua_State *L, int status, lua_KContext context);
@@ -246,11 +260,8 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits,
 
 	luackvm_enter(lua, L);
 	push_handlers(L);
-	lua_pushnil(L);
-	lua_setiuservalue(L, RUN_VCPU, VCPU_STOP);
-
 	limits->flags |= CKVM_LIMIT_SIGNALS;
-	inherit_deadline(lua, limits);
+	luackvm_inherit_deadline(lua, limits);
 	frame = luackvm_push_frame(L, lua);
 	frame->grace = choose_grace(limits);
 	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE))
@@ -262,7 +273,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits,
 	return serve(L, lua, vcpu, end, returned);
 }
 
-static void read_limits(lua_State *L, struct ckvm_limits *limits)
+void luackvm_read_limits(lua_State *L, struct ckvm_limits *limits)
 {
 	static const char *const keys[] = { "timeout", "exits", NULL };
 
@@ -278,11 +289,12 @@ static void read_limits(lua_State *L, struct ckvm_limits *limits)
 	}
 }
 
-/* What vcpu:run returns: why, and the value given to stop. */
-static int push_end(lua_State *L, int end)
+int luackvm_push_end(lua_State *L, int end)
 {
 	struct ckvm_vcpu *vcpu = vcpu_of(L);
 
+	if (end == -EINTR)
+		end = CKVM_KICKED; /* within a handler, by the end of vm:run */
 	if (end < 0)
 		return luackvm_fail(L, end, NULL);
 	if (end == CKVM_EXIT)
@@ -299,7 +311,7 @@ static int push_end(lua_State *L, int end)
 
 static int run_returned(lua_State *L, int status, lua_KContext context)
 {
-	return push_end(L, go_on(L, status, context, run_returned));
+	return luackvm_push_end(L, go_on(L, status, context, run_returned));
 }
 
 /***
@@ -324,9 +336,10 @@ int luackvm_run(lua_State *L)
 
 	luackvm_check(L, 1, &luackvm_vcpu);
 	if (!lua_isnoneornil(L, 2))
-		read_limits(L, &limits);
+		luackvm_read_limits(L, &limits);
 	lua_settop(L, 1);
-	return push_end(L, start(L, lua_of(L), &limits, run_returned));
+	luackvm_forget_stop(L);
+	return luackvm_push_end(L, start(L, lua_of(L), &limits, run_returned));
 }
 
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits)
@@ -359,7 +372,7 @@ static void read_once_limits(lua_State *L, struct ckvm_lua *lua,
 			limits->deadline_ns = luackvm_now() + timeout;
 		}
 	}
-	inherit_deadline(lua, limits);
+	luackvm_inherit_deadline(lua, limits);
 }
 
 /***
@@ -401,7 +414,7 @@ int luackvm_run_once(lua_State *L)
 /* Nothing when done; the name of an exit that nobody handles. */
 static int push_finish(lua_State *L, int end)
 {
-	return end == CKVM_EXIT || end < 0 ? push_end(L, end) : 0;
+	return end == CKVM_EXIT || end < 0 ? luackvm_push_end(L, end) : 0;
 }
 
 static int finish_returned(lua_State *L, int status, lua_KContext context)
@@ -442,7 +455,7 @@ int luackvm_finish(lua_State *L)
 
 /***
  * For handlers: after the whole exit, the run ends and returns "stopped" and
- * the value.
+ * the value, also where nobody handles the exit.
  *
  * @function vcpu:stop
  * @tparam[opt] any value for who called `vcpu:run`

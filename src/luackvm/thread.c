@@ -36,13 +36,16 @@ void luackvm_pass_lock(struct ckvm_lua *lua)
 
 /* Threads ----------------------------------------------------------------- */
 
+/* No threads' numbers; 0: the entry is free. */
+#define RESERVED (-1)
+
 static int own_tid(void)
 {
 	return (int)syscall(SYS_gettid);
 }
 
-/* It may be called from now on, as long as it is this thread's. */
-static void claim(struct luackvm_thread *thread)
+/* It is told of kicks from now on. */
+void luackvm_claim_thread(struct luackvm_thread *thread)
 {
 	thread->tid = own_tid();
 	ckvm_thread_late(luackvm_late, thread, 0, 0);
@@ -54,7 +57,7 @@ void luackvm_begin_threads(struct ckvm_lua *lua)
 	lua->pid = getpid();
 	lua->first.lua = lua;
 	lua->first.inside = true;
-	claim(&lua->first);
+	luackvm_claim_thread(&lua->first);
 }
 
 void luackvm_end_threads(struct ckvm_lua *lua)
@@ -70,31 +73,43 @@ void luackvm_end_threads(struct ckvm_lua *lua)
 
 static bool has_ended(const struct luackvm_thread *thread)
 {
+	if (!thread->tid || thread->tid == RESERVED || thread->frame)
+		return !thread->tid;
 	return syscall(SYS_tgkill, getpid(), thread->tid, 0) < 0 &&
 	       errno == ESRCH;
 }
 
-/* Its own entry; else that of a thread that is no more, or a new one. */
-static struct luackvm_thread *find_thread(struct ckvm_lua *lua, int tid)
+struct luackvm_thread *luackvm_new_thread(struct ckvm_lua *lua)
 {
-	struct luackvm_thread *thread, *ended = NULL;
+	struct luackvm_thread *thread = lua->first.next;
 
-	for (thread = &lua->first; thread; thread = thread->next) {
-		if (thread->tid == tid)
-			return thread;
-		if (!ended && !thread->frame && has_ended(thread))
-			ended = thread;
-	}
-	thread = ended ? ended : calloc(1, sizeof(*thread));
-	if (!thread)
-		return &lua->first; /* Ctrl-C may go to another thread then */
-	thread->running = NULL;
-	thread->lua = lua;
-	if (!ended) {
+	while (thread && !has_ended(thread))
+		thread = thread->next;
+	if (!thread) {
+		thread = calloc(1, sizeof(*thread));
+		if (!thread)
+			return NULL;
+		thread->lua = lua;
 		thread->next = lua->first.next;
 		lua->first.next = thread;
 	}
-	claim(thread);
+	thread->tid = RESERVED;
+	thread->running = NULL;
+	thread->relieved = NULL;
+	return thread;
+}
+
+static struct luackvm_thread *find_thread(struct ckvm_lua *lua, int tid)
+{
+	struct luackvm_thread *thread;
+
+	for (thread = &lua->first; thread; thread = thread->next)
+		if (thread->tid == tid)
+			return thread;
+	thread = luackvm_new_thread(lua);
+	if (!thread)
+		return &lua->first; /* Ctrl-C may go to another thread then */
+	luackvm_claim_thread(thread);
 	return thread;
 }
 

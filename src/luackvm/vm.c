@@ -17,8 +17,9 @@
  */
 
 /*
- * A VM's box has two user values: the table of handlers, which run keeps on its
- * stack, and the set of what is closed with it. Neither is in the registry, so
+ * A VM's box has three user values: the table of handlers, which run keeps on
+ * its stack, the set of what is closed with it, and the threads of vm:run, if
+ * there are any. None is in the registry, so
  * that a handler that mentions its VM does not keep it alive.
  */
 void luackvm_fill_vm(lua_State *L, struct luackvm_box *box, struct ckvm_vm *vm,
@@ -102,6 +103,7 @@ static int close_vm(lua_State *L)
 	else
 		end_children(L, box);
 	luackvm_release(box);
+	luackvm_end_crew(L, 1);
 	/* Handlers are let go of; a run that goes on will find it closed. */
 	lua_newtable(L);
 	lua_setiuservalue(L, 1, VM_CHILDREN);
@@ -194,6 +196,7 @@ static const luaL_Reg vm_methods[] = {
 	{ "attach_io", luackvm_attach_io },
 	{ "attach_mmio", luackvm_attach_mmio },
 	{ "on", on },
+	{ "run", luackvm_run_vm },
 	{ "read_u8", luackvm_read_u8 },
 	{ "read_u16", luackvm_read_u16 },
 	{ "read_u32", luackvm_read_u32 },
@@ -248,7 +251,7 @@ const struct luackvm_type luackvm_vm = {
 	.unref = unref,
 	.end = end,
 	.close = close_vm,
-	.values = 2,
+	.values = 3,
 };
 
 /* C hosts ----------------------------------------------------------------- */

@@ -157,6 +157,20 @@ WRAP(ssize_t, readlink, (const char *path, char *text, size_t size),
 WRAP(ssize_t, pread, (int fd, void *data, size_t size, off_t offset),
      (fd, data, size, offset))
 
+/* This one returns its error. */
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+			  void *(*start)(void *), void *opaque);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+			  void *(*start)(void *), void *opaque);
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+			  void *(*start)(void *), void *opaque)
+{
+	if (fails(SYSTEM, "pthread_create"))
+		return FAILURE;
+	return __real_pthread_create(thread, attributes, start, opaque);
+}
+
 static int before(void *opaque, int fd, unsigned long request, void *arg)
 {
 	const char *name = ckvm_ioctl_name(request);

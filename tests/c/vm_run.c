@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* vm:run beside a thread of the host's in the same state, for TSan to watch. */
+#include "test.h"
+
+#include <lua.h>
+#include <lualib.h>
+#include <lauxlib.h>
+
+#include "ckvm_lua.h"
+
+static const char guest[] =
+	"vm = ckvm.open():create_vm()\n"
+	"vm:add_memory { gpa = 0, size = 0x10000 }\n"
+	"for i = 0, 2 do\n"
+	"  vm:write(0x1000 + 0x1000 * i, '\\xe6\\x10\\xe4\\x10\\xeb\\xfa')\n"
+	"  local vcpu = vm:create_vcpu(i)\n"
+	"  vcpu:set_sregs { cs = { base = 0, selector = 0 } }\n"
+	"  vcpu:set_regs { rip = 0x1000 + 0x1000 * i, rflags = 2 }\n"
+	"end\n"
+	"count, runs = 0, 0\n"
+	"vm:attach_io { port = 0x10,\n"
+	"  read = function(_, _, vcpu) vcpu.regs.rbx = count return 0 end,\n"
+	"  write = function(_, _, _, vcpu)\n"
+	"    count = count + 1\n"
+	"    if count % 7 == 0 then vcpu:stop(count) end\n"
+	"  end }\n";
+
+static void run(lua_State *L, const char *code)
+{
+	if (luaL_dostring(L, code) != LUA_OK) {
+		fprintf(stderr, "%s\n", lua_tostring(L, -1));
+		exit(1);
+	}
+}
+
+static lua_State *open_state(void)
+{
+	lua_State *L = luaL_newstate();
+
+	if (!L)
+		exit(1);
+	luaL_openlibs(L);
+	luaL_requiref(L, "ckvm", luaopen_ckvm, 1);
+	lua_settop(L, 0);
+	run(L, guest);
+	return L;
+}
+
+/* Kicks, stops, detaches and attaches, with the lock for each. */
+static void *meddle(void *opaque)
+{
+	lua_State *L = opaque;
+	struct ckvm_lua *lua;
+	bool more = true;
+
+	lua = ckvm_lua_get(L);
+	while (more) {
+		ckvm_lua_lock(lua);
+		run(L, "local vcpu = vm.vcpus[count % 3 + 1]\n"
+		       "if count % 2 == 0 then vcpu:kick() end\n"
+		       "vm:attach_io { port = 0x20, value = 0 }:detach()\n"
+		       "vm:add_memory { gpa = 1 << 20, size = 4096 }:close()\n"
+		       "return done");
+		more = !lua_toboolean(L, -1);
+		lua_settop(L, 0);
+		ckvm_lua_unlock(lua);
+		sched_yield();
+	}
+	return NULL;
+}
+
+static void several_threads_are_in_a_state(void)
+{
+	lua_State *L = open_state(), *other = lua_newthread(L);
+	struct ckvm_lua *lua = ckvm_lua_get(L);
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, meddle, other);
+	for (int i = 0; i < test_times(10000); i++)
+		run(L, "local why = vm:run { timeout = 10 }\n"
+		       "assert(why == 'stopped' or why == 'kicked', why)");
+	run(L, "done = true");
+	ckvm_lua_unlock(lua);
+	pthread_join(thread, NULL);
+	ckvm_lua_lock(lua);
+	lua_close(L);
+}
+
+/* From a thread that is none of the state's. */
+static void *interrupt(void *opaque)
+{
+	ckvm_lua_interrupt(opaque);
+	return NULL;
+}
+
+static void an_interrupt_ends_it(void)
+{
+	lua_State *L = open_state();
+	pthread_t thread;
+
+	for (int i = 0; i < test_times(1000); i++) {
+		pthread_create(&thread, NULL, interrupt, ckvm_lua_get(L));
+		CHECK(luaL_dostring(L, "repeat vm:run() until false"));
+		CHECK(strstr(lua_tostring(L, -1), "interrupted!"));
+		lua_settop(L, 0);
+		pthread_join(thread, NULL);
+	}
+	lua_close(L);
+}
+
+int main(int argc, char **argv)
+{
+	(void)argc;
+	test_begin(argv);
+	test_needs_kvm();
+	PROMISE(several_threads_are_in_a_state);
+	PROMISE(an_interrupt_ends_it);
+	return test_end();
+}
