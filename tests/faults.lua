@@ -33,6 +33,7 @@ local makers = {
   device = function(w) return w.vm:create_device { type = "vfio" } end,
   guest_memfd = function(w) return w.vm:create_guest_memfd { size = 0x1000 } end,
   stats = function(w) return w.vm:get_stats_fd() end,
+  watch = function(w) return w.vm:after(60, print) end,
 }
 
 local function object_of(w, kind)
@@ -52,7 +53,7 @@ end
 
 -- In one order or another.
 local function close_world(w, order)
-  local objects = { w.range, w.buffer, w.eventfd, w.device, w.guest_memfd, w.stats }
+  local objects = { w.range, w.buffer, w.eventfd, w.device, w.guest_memfd, w.stats, w.watch }
   if order % 3 == 0 then w.vm:close() end
   for _, object in pairs(objects) do object:close() end
   if order % 3 == 1 then w.kvm:close() end
@@ -182,6 +183,8 @@ local calls = {
     write_u64 = args(0x1000, 1),
     fill = args(0x1000, 100, 1),
     on = args("hlt", function() end),
+    watch = args(0, "read", function() end),
+    after = args(0, function() end),
     attach_io = {
       args { port = 0x20, write = function() end }, args { port = 0x20, value = 1 },
       args { port = 0x20, batch = true, write = function() end },
@@ -251,6 +254,7 @@ local calls = {
   },
   memory = {},
   range = { detach = NONE },
+  watch = { detach = NONE },
   buffer = { take = NONE },
   eventfd = { signal = args(1), read = NONE, wait = args { timeout = 0 } },
   device = {
@@ -430,8 +434,8 @@ end
 
 local only = os.getenv("CKVM_FAULTS")
 for _, kind in ipairs {
-  "ckvm", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "device", "guest_memfd",
-  "stats",
+  "ckvm", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "watch", "device",
+  "guest_memfd", "stats",
 } do
   if not only or only == kind then walk_object(kind) end
 end

@@ -200,7 +200,8 @@ local methods = {
     get_msrs = { list_of(msr) }, vm_from_fd = { fd_of "vm" }, has_device_attr = { attribute },
     get_device_attr = { attribute }, set_device_attr = { attribute } },
   vm = { run = { limits }, check_extension = { little }, create_vcpu = { little },
-    on = { one("hlt", 5), handler },
+    on = { one("hlt", 5), handler }, after = { one(0, 0.0001, 1), handler },
+    watch = { either(some "eventfd", fd_of "eventfd"), one("read", "write"), handler },
     vcpu_from_fd = { fd_of "vcpu" },
     add_memory = { options({ gpa = page, size = one(0x1000, 0x2000) }, { readonly = yes,
       log_dirty = yes, shared = yes, slot = little, file = one("/dev/zero", "/dev/null"),
@@ -279,7 +280,7 @@ local view_fields = { "rax", "rip", "cs", "ds", "efer", "nmi", "data", "reason",
   "interrupt_bitmap" }
 local made = { create_vm = "vm", vm_from_fd = "vm", create_vcpu = "vcpu", vcpu_from_fd = "vcpu",
   add_memory = "memory", attach_io = "range", attach_mmio = "range", get_stats_fd = "stats",
-  create_device = "device", create_guest_memfd = "guest_memfd" }
+  watch = "watch", after = "watch", create_device = "device", create_guest_memfd = "guest_memfd" }
 local apart = { close = true, run_once = true } -- acts of their own
 local limited = { run = true, wait = true } -- or they might take for ever
 

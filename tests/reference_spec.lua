@@ -104,6 +104,7 @@ local function environment()
   env.buffer = ckvm.buffer(16)
   env.eventfd = ckvm.eventfd()
   env.stats = env.vm:get_stats_fd()
+  env.watch = env.vm:after(60, print)
   return env
 end
 

@@ -73,7 +73,7 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 
 /* The loop looks at `left` alone. */
 /* The one that has it sees it when it is woken. */
-static int stop_others(struct ckvm_vcpu *vcpu)
+static int stop_soon(struct ckvm_vcpu *vcpu)
 {
 	atomic_store(&vcpu->stop_asked, true);
 	ckvm_vcpu_wake(vcpu);
@@ -85,11 +85,14 @@ int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
 	int error = ckvm__vcpu_check(vcpu);
 
 	if (error == -EBUSY)
-		return stop_others(vcpu);
+		return stop_soon(vcpu);
 	if (error)
 		return error;
 	if (vcpu->phase == PHASE_IDLE)
 		return ckvm__fail("run", -ESRCH);
+	/* Handed back without an exit whose end could be waited for. */
+	if (vcpu->phase == PHASE_ENTER && !ckvm__vcpu_in_loop(vcpu))
+		return stop_soon(vcpu);
 	vcpu->stop = true;
 	vcpu->left = 1;
 	return 0;

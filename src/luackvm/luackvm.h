@@ -238,7 +238,7 @@ struct luackvm_type {
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
 	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd,
-	luackvm_stats, luackvm_device, luackvm_guest_memfd;
+	luackvm_stats, luackvm_device, luackvm_guest_memfd, luackvm_watch;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -545,7 +545,7 @@ void luackvm_push_exit_name(lua_State *L, uint32_t number);
 /* vm.c, vcpu.c ------------------------------------------------------------ */
 
 /* User values of a VM's box, and of a vCPU's. */
-enum { VM_HANDLERS = 1, VM_CHILDREN, VM_CREW };
+enum { VM_HANDLERS = 1, VM_CHILDREN, VM_CREW, VM_WATCHER };
 enum { VCPU_VM = 1, VCPU_CACHE, VCPU_STOP, VCPU_REGS, VCPU_SREGS, VCPU_EVENTS };
 
 /* Keys in a VM's table of handlers: RANGE_SLOTS for each range, from 1 on. */
@@ -642,6 +642,23 @@ int luackvm_run_vm(lua_State *L);
 
 /* Ends the threads of the VM's box at index. */
 void luackvm_end_crew(lua_State *L, int vm);
+
+/* watch.c ----------------------------------------------------------------- */
+
+int luackvm_vm_watch(lua_State *L);
+int luackvm_vm_after(lua_State *L);
+
+/*
+ * A run has come out of the guest without an exit: pushes the next handler that
+ * is to be called, with its arguments, or nothing: false.
+ */
+bool luackvm_push_event(lua_State *L, struct ckvm_vcpu *vcpu, int *args);
+
+/* A run begins: it looks for what has happened while none was on. */
+void luackvm_look_for_events(lua_State *L, struct ckvm_vcpu *vcpu);
+
+/* Ends the thread, and the watches, of the VM's box at index. */
+void luackvm_end_watcher(lua_State *L, int vm);
 
 /* irq.c, irqchip_x86.c ---------------------------------------------------- */
 

@@ -6,7 +6,7 @@ static const struct luackvm_type *const types[] = {
 	&luackvm_system,      &luackvm_vm,    &luackvm_vcpu,
 	&luackvm_memory,      &luackvm_range, &luackvm_buffer,
 	&luackvm_eventfd,     &luackvm_stats, &luackvm_device,
-	&luackvm_guest_memfd,
+	&luackvm_guest_memfd, &luackvm_watch,
 };
 
 /***

@@ -144,9 +144,14 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	for (;;) {
 		if (unlikely(end == -EINTR)) {
 			luackvm_check_interrupt(L, lua);
-			/* A host has asked for it, or vm:run is over. */
-			if (!returned || lua->thread->relieved == vcpu)
+			if (luackvm_push_event(L, vcpu, &args)) {
+				context = make_context(vcpu, CALL_WRITE);
+				lua_callk(L, args, 0, context, returned);
+				vcpu = check_run(box, L, context);
+			} else if (!returned || lua->thread->relieved == vcpu) {
+				/* A host's will, or vm:run is over. */
 				return end;
+			}
 			end = enter(L, lua, vcpu, NULL, NULL);
 			continue;
 		}
@@ -266,6 +271,7 @@ static int start(lua_State *L, struct ckvm_lua *lua, struct ckvm_limits *limits,
 	frame->grace = choose_grace(limits);
 	if (limits->flags & (CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE))
 		luackvm_link_frame(frame, UINT64_MAX); /* not yet known */
+	luackvm_look_for_events(L, vcpu);
 	end = enter(L, lua, vcpu, limits, ckvm_vcpu_run);
 	frame->serial = ckvm_vcpu_run_serial(vcpu);
 	if (frame->deadline)

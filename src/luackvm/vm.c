@@ -17,10 +17,10 @@
  */
 
 /*
- * A VM's box has three user values: the table of handlers, which run keeps on
- * its stack, the set of what is closed with it, and the threads of vm:run, if
- * there are any. None is in the registry, so
- * that a handler that mentions its VM does not keep it alive.
+ * A VM's box has four user values: the table of handlers, which run keeps on
+ * its stack, the set of what is closed with it, and, if there are any, the
+ * threads of vm:run, and the one of vm:watch and vm:after. None is in the
+ * registry, so that a handler that mentions its VM does not keep it alive.
  */
 void luackvm_fill_vm(lua_State *L, struct luackvm_box *box, struct ckvm_vm *vm,
 		     bool owned)
@@ -104,6 +104,7 @@ static int close_vm(lua_State *L)
 		end_children(L, box);
 	luackvm_release(box);
 	luackvm_end_crew(L, 1);
+	luackvm_end_watcher(L, 1);
 	/* Handlers are let go of; a run that goes on will find it closed. */
 	lua_newtable(L);
 	lua_setiuservalue(L, 1, VM_CHILDREN);
@@ -197,6 +198,8 @@ static const luaL_Reg vm_methods[] = {
 	{ "attach_mmio", luackvm_attach_mmio },
 	{ "on", on },
 	{ "run", luackvm_run_vm },
+	{ "watch", luackvm_vm_watch },
+	{ "after", luackvm_vm_after },
 	{ "read_u8", luackvm_read_u8 },
 	{ "read_u16", luackvm_read_u16 },
 	{ "read_u32", luackvm_read_u32 },
@@ -251,7 +254,7 @@ const struct luackvm_type luackvm_vm = {
 	.unref = unref,
 	.end = end,
 	.close = close_vm,
-	.values = 3,
+	.values = 4,
 };
 
 /* C hosts ----------------------------------------------------------------- */

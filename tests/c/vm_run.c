@@ -46,7 +46,7 @@ static lua_State *open_state(void)
 	return L;
 }
 
-/* Kicks, stops, detaches and attaches, with the lock for each. */
+/* Kicks, attaches and detaches, and sets timers, with the lock for each. */
 static void *meddle(void *opaque)
 {
 	lua_State *L = opaque;
@@ -59,6 +59,8 @@ static void *meddle(void *opaque)
 		run(L, "local vcpu = vm.vcpus[count % 3 + 1]\n"
 		       "if count % 2 == 0 then vcpu:kick() end\n"
 		       "vm:attach_io { port = 0x20, value = 0 }:detach()\n"
+		       "vm:after(0, function() fired = (fired or 0) + 1 end)\n"
+		       "vm:after(0, print):detach()\n"
 		       "vm:add_memory { gpa = 1 << 20, size = 4096 }:close()\n"
 		       "return done");
 		more = !lua_toboolean(L, -1);
@@ -83,6 +85,7 @@ static void several_threads_are_in_a_state(void)
 	ckvm_lua_unlock(lua);
 	pthread_join(thread, NULL);
 	ckvm_lua_lock(lua);
+	run(L, "assert(fired > 0)");
 	lua_close(L);
 }
 
