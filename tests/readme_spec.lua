@@ -259,6 +259,15 @@ describe("README.md:", function()
     end)
   end)
 
+  it("says nothing twice", function()
+    local seen = {}
+    for line in readme:gsub("\n```.-\n```", "\n"):gmatch("[^\n]+") do
+      local start = line:sub(1, 40)
+      assert(line:find("^|") or #start < 40 or not seen[start], line)
+      seen[start] = true
+    end
+  end)
+
   it("names files and directories that there are", function()
     for target in readme:gmatch("%]%(([^)]+)%)") do assert(exists(top .. target), target) end
     for name in readme:gmatch("\n| `([%w/-]+/)` |") do assert(exists(top .. name), name) end
