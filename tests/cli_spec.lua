@@ -679,6 +679,14 @@ describe("ckvm-lua:", function()
         coroutine.wrap(function() vcpu:run() end)() ]]))
     end)
 
+    it("stops ckvm.probe, whatever it tries", function()
+      support.need_kvm()
+      is_interrupted(interrupt([[
+        local function spin() ]] .. ready .. [[ while true do end end
+        package.loaded["ckvm.probe.costs"] = { regs_us = spin, create_vm_us = print }
+        require("ckvm").probe { only = { "costs.regs_us", "costs.create_vm_us" } } ]]))
+    end)
+
     it("leaves a guest that can be run again", function()
       support.need_kvm()
       local status, errors, output = interrupt(guest("\\xfe") .. [[

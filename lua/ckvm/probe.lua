@@ -120,6 +120,11 @@ local function first_line(path)
   return file and file:read("l") or "unknown"
 end
 
+-- Ctrl-C is no failure of the probe that it stops.
+local function is_interrupt(message)
+  return type(message) == "string" and message:find("interrupted!$") ~= nil
+end
+
 -- One probe, into result[...][name]; what it says about it into notes or errors by path.
 local function try(result, into, path, fn, ...)
   local name = path:match("[^.]*$")
@@ -127,6 +132,8 @@ local function try(result, into, path, fn, ...)
   if done then
     into[name] = value
     result.notes[path] = note
+  elseif is_interrupt(value) then
+    error(value, 0)
   else
     result.errors[path] = tostring(value)
   end
@@ -193,7 +200,8 @@ function probe.run(options)
   end
 
   local from, wanted = ckvm.now(), selection(options.only)
-  local kvm = options.kvm or ckvm.open()
+  local opened <close> = not options.kvm and ckvm.open()
+  local kvm = options.kvm or opened
   local result = {
     ckvm = ckvm.version, kernel = first_line("/proc/sys/kernel/osrelease"),
     api_version = kvm:get_api_version(), vcpu_mmap_size = kvm:get_vcpu_mmap_size(),
@@ -202,7 +210,6 @@ function probe.run(options)
   if wanted("capabilities") then result.capabilities = kvm:capabilities() end
   for _, mode in ipairs(probe.modes) do try_mode(result, kvm, mode[1], wanted) end
   for _, group in ipairs(probe.groups) do try_group(result, kvm, group, wanted) end
-  if not options.kvm then kvm:close() end
   result.seconds = ckvm.now() - from
   return result
 end
