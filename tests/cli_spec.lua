@@ -860,6 +860,20 @@ describe("ckvm-lua:", function()
       assert.equal(5, finish())
     end)
 
+    for what, key in pairs { C = "\3", D = "\4" } do
+      it("goes on after Ctrl-" .. what .. " while a line reads its input", function()
+        start()
+        expect("> ")
+        input:write("io.write('rea', 'dy\\n') print(io.read())\n")
+        expect("ready\r\n")
+        input:write(key)
+        expect("\n> ")
+        input:write("'al' .. 'ive'\n")
+        expect("alive\r\n> ")
+        assert.equal(5, finish())
+      end)
+    end
+
     it("ends the session by Ctrl-D", function()
       start()
       expect("> ")

@@ -73,6 +73,7 @@ static ssize_t prompt_line(lua_State *L, const char *variable,
 	errno = 0;
 	if (wait_for_line(&mask) >= 0) {
 		sigprocmask(SIG_SETMASK, &mask, NULL);
+		clearerr(stdin); /* a script's io.read() has met Ctrl-C or -D */
 		length = getline(line, size, stdin);
 	}
 	sigprocmask(SIG_SETMASK, &mask, NULL);
