@@ -244,6 +244,7 @@ describe("An exit", function()
       contains("that can be set", error_of(function() now[name] = 1 end))
     end
     now.request_interrupt_window = true
+    contains("cr8: 16 does not fit in 4 bits", error_of(function() now.cr8 = 16 end))
     now.cr8 = 5
     vcpu:run(support.LIMITS)
     assert.equal(1, fake.page():byte(1))

@@ -121,6 +121,14 @@ for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = fal
           run()
           assert.equal(6, vcpu.sregs.cr8)
         end)
+
+        it("set by " .. setter .. " is one of 16, which KVM_RUN takes", function()
+          guest(HLT)
+          contains("cr8: 16 does not fit in 4 bits", error_of(set, 16))
+          contains("cr8: -1 does not fit in 4 bits", error_of(set, -1))
+          set(15)
+          run()
+        end)
       end
     end)
 

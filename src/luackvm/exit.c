@@ -281,7 +281,7 @@ static int assign_exit(lua_State *L)
 	if (field->count)
 		return assign_array(L, run, field);
 	luackvm_store((uint8_t *)run + field->offset, field->size,
-		      luackvm_field_value(L, 3, name, field->size));
+		      luackvm_scalar(L, 3, name, field));
 	return 0;
 }
 

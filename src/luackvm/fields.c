@@ -28,19 +28,32 @@ void luackvm_store(void *data, size_t size, uint64_t value)
 	memcpy(data, &value, size);
 }
 
-uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
-			     size_t size)
+static uint64_t read_bits(lua_State *L, int index, const char *name,
+			  unsigned int bits)
 {
 	lua_Integer value;
 
 	/* A flag of the kernel's is a byte; true and false read better. */
-	if (size == 1 && lua_isboolean(L, index))
+	if (bits == 8 && lua_isboolean(L, index))
 		return (uint64_t)lua_toboolean(L, index);
 	value = luackvm_to_integer(L, index, name);
-	if (size < 8 && (uint64_t)value >> 8 * size)
+	if (bits < 64 && (uint64_t)value >> bits)
 		luaL_error(L, "%s: %I does not fit in %d bits", name, value,
-			   (int)size * 8);
+			   (int)bits);
 	return (uint64_t)value;
+}
+
+uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
+			     size_t size)
+{
+	return read_bits(L, index, name, (unsigned int)size * 8);
+}
+
+uint64_t luackvm_scalar(lua_State *L, int index, const char *name,
+			const struct luackvm_field *field)
+{
+	return read_bits(L, index, name,
+			 field->bits ? field->bits : field->size * 8u);
 }
 
 /* To a table -------------------------------------------------------------- */
@@ -184,7 +197,7 @@ static uint32_t read_element(lua_State *L, const struct luackvm_field *field,
 		read_bytes(L, name, data, field->size);
 	else
 		luackvm_store(data, field->size,
-			      luackvm_field_value(L, -1, name, field->size));
+			      luackvm_scalar(L, -1, name, field));
 	return 0;
 }
 

@@ -381,6 +381,7 @@ struct luackvm_field {
 	uint16_t size;	/* bytes of one element */
 	uint16_t count; /* 0: not an array */
 	bool bytes;	/* elements are strings; of one byte: the array is */
+	uint8_t bits;	/* of a number that may not fill its size; 0: may */
 	const struct luackvm_struct *sub; /* NULL: a scalar */
 	uint32_t flag;			  /* validity bit that naming it sets */
 };
@@ -397,6 +398,11 @@ struct luackvm_struct {
 	{                                                          \
 		.name = #member, .offset = offsetof(type, member), \
 		.size = LUACKVM_SIZE(type, member)                 \
+	}
+#define LUACKVM_BITS(type, member, n)                              \
+	{                                                          \
+		.name = #member, .offset = offsetof(type, member), \
+		.size = LUACKVM_SIZE(type, member), .bits = (n)    \
 	}
 #define LUACKVM_ARRAY(type, member)                                \
 	{                                                          \
@@ -497,6 +503,10 @@ void luackvm_store(void *data, size_t size, uint64_t value);
 /* The value at index for a field of `size` bytes; raises with the name. */
 uint64_t luackvm_field_value(lua_State *L, int index, const char *name,
 			     size_t size);
+
+/* The same for this field, which may have fewer bits. */
+uint64_t luackvm_scalar(lua_State *L, int index, const char *name,
+			const struct luackvm_field *field);
 
 /* guard.c ----------------------------------------------------------------- */
 

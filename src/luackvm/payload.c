@@ -22,6 +22,12 @@
 #define FIELD(part, member) AT(#member, RUN, 0, part.member, part.member, 0, 0)
 #define ANSWER(part, member) \
 	AT(#member, RUN, 0, part.member, part.member, 0, PAYLOAD_ANSWER)
+#define BITS_ANSWER(label, member, n) /* fewer than its size has */ \
+	{                                                           \
+		.name = label, .offset = offsetof(RUN, member),     \
+		.size = LUACKVM_SIZE(RUN, member), .bits = (n),     \
+		.flag = PAYLOAD_ANSWER                              \
+	}
 #define ARRAY(part, member, n) \
 	AT(#member, RUN, 0, part.member, part.member[0], n, 0)
 #define ANSWERS(part, member, n) \
@@ -56,7 +62,7 @@ static const struct luackvm_field page[] = {
 	   ready_for_interrupt_injection, ready_for_interrupt_injection, 0, 0),
 	AT("if_flag", RUN, 0, if_flag, if_flag, 0, 0),
 	AT("run_flags", RUN, 0, flags, flags, 0, 0),
-	AT("cr8", RUN, 0, cr8, cr8, 0, PAYLOAD_ANSWER),
+	BITS_ANSWER("cr8", cr8, 4),
 	AT("apic_base", RUN, 0, apic_base, apic_base, 0, 0),
 	END,
 };

@@ -76,6 +76,7 @@ static const struct luackvm_struct dtable = { "kvm_dtable",
  * @tfield integer[] interrupt_bitmap bits: one for the interrupt that waits
  */
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
+#define B(member, n) LUACKVM_BITS(struct kvm_sregs, member, n)
 #define S(member, def) LUACKVM_PART(struct kvm_sregs, member, def)
 static const struct luackvm_field sregs_fields[] = {
 	S(cs, segment), S(ds, segment),
@@ -85,11 +86,12 @@ static const struct luackvm_field sregs_fields[] = {
 	S(gdt, dtable), S(idt, dtable),
 	F(cr0),		F(cr2),
 	F(cr3),		F(cr4),
-	F(cr8),		F(efer),
+	B(cr8, 4),	F(efer),
 	F(apic_base),	LUACKVM_ARRAY(struct kvm_sregs, interrupt_bitmap),
 	LUACKVM_END,
 };
 #undef F
+#undef B
 #undef S
 const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
 						  sizeof(struct kvm_sregs),
@@ -111,6 +113,7 @@ const struct luackvm_struct luackvm_kvm_sregs = { "kvm_sregs",
  *  flag
  */
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs2, member)
+#define B(member, n) LUACKVM_BITS(struct kvm_sregs2, member, n)
 #define V(member)                                                   \
 	{                                                           \
 		.name = #member,                                    \
@@ -123,10 +126,11 @@ static const struct luackvm_field sregs2_fields[] = {
 	S(cs, segment), S(ds, segment), S(es, segment), S(fs, segment),
 	S(gs, segment), S(ss, segment), S(tr, segment), S(ldt, segment),
 	S(gdt, dtable), S(idt, dtable), F(cr0),		F(cr2),
-	F(cr3),		F(cr4),		F(cr8),		F(efer),
+	F(cr3),		F(cr4),		B(cr8, 4),	F(efer),
 	F(apic_base),	F(flags),	V(pdptrs),	LUACKVM_END,
 };
 #undef F
+#undef B
 #undef V
 #undef S
 const struct luackvm_struct luackvm_kvm_sregs2 = {

@@ -166,7 +166,7 @@ static int assign_view(lua_State *L)
 	if (field->sub || field->count) {
 		assign_table(L, view, field);
 	} else {
-		value = luackvm_field_value(L, 3, field->name, field->size);
+		value = luackvm_scalar(L, 3, field->name, field);
 		write_bytes(L, view, view->base + field->offset, &value,
 			    field->size);
 	}
