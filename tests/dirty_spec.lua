@@ -277,8 +277,11 @@ describe("get_dirty_log and clear_dirty_log", function()
     local own, foreign = vm.get_dirty_log, other:add_memory { gpa = 0, size = PAGE }
     contains("memory of another VM", error_of(own, vm, foreign))
     contains("memory expected, got", error_of(own, vm, 0))
-    contains("memory of another VM", error_of(vm.clear_dirty_log, vm, { memory = foreign }))
-    contains("memory expected, got", error_of(vm.clear_dirty_log, vm, {}))
+    contains("memory: memory of another VM",
+      error_of(vm.clear_dirty_log, vm, { memory = foreign }))
+    contains("memory: memory expected, got nil", error_of(vm.clear_dirty_log, vm, {}))
+    contains("memory: memory expected, got number",
+      error_of(vm.clear_dirty_log, vm, { memory = 1 }))
     ram:close()
     contains("memory is closed", error_of(own, vm, ram))
     contains("memory is closed", error_of(vm.clear_dirty_log, vm, { memory = ram }))

@@ -103,9 +103,11 @@ describe("guest_memfd", function()
     contains("of what?", error_of(add, { guest_memfd_offset = 0 }))
     contains("guest_memfd_offset: ",
       error_of(add, { guest_memfd = memfd, guest_memfd_offset = -1 }))
+    contains("guest_memfd_offset: 0x1 is not a multiple of the page size",
+      error_of(add, { guest_memfd = memfd, guest_memfd_offset = 1 }))
     for _, options in ipairs {
-      { size = 0x5000 }, { guest_memfd_offset = 1 }, { guest_memfd_offset = 0x4000 },
-      { guest_memfd_offset = math.maxinteger }, { readonly = true },
+      { size = 0x5000 }, { guest_memfd_offset = 0x4000 },
+      { guest_memfd_offset = 1 << 62 }, { readonly = true },
     } do
       options.guest_memfd = memfd
       local err = error_of(add, options)
@@ -139,6 +141,9 @@ describe("guest_memfd", function()
     assert.equal("hlt", vcpu:run(support.LIMITS))
     assert.equal(42, vm:read_u8(0x2000))
     assert.equal(("\x55"):rep(0x1000), vm:read(0x3000, 0x1000))
+    local err = error_of(vm.move_memory, vm, ram, 0x10000)
+    assert.equal("EINVAL", err.code)
+    contains("It cannot be read-only, logged or moved", err)
     ram:close()
     vm:add_memory { gpa = 0, size = 0x8000, guest_memfd = memfd }
     assert.equal(42, vm:read_u8(0x6000)) -- it is still in there

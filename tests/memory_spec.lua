@@ -148,6 +148,12 @@ describe("vm:add_memory", function()
       contains("slot 7 is taken", err)
     end)
 
+    it("names another object of the VM that may have it", function()
+      local same <close> = kvm:vm_from_fd(vm.fd)
+      same:add_memory { gpa = 0, size = PAGE, slot = 0 }
+      contains("taken by another object of this VM", refused { gpa = PAGE, size = PAGE })
+    end)
+
     it("names a slot that this KVM does not have", function()
       local count = kvm:check_extension("nr_memslots")
       local err = refused { gpa = 0, size = PAGE, slot = count }
@@ -342,6 +348,7 @@ print(pcall(vm.add_memory, vm, { gpa = 0, size = 4096, file = %q }))]]):format(n
           write_u64 = error_of(vm.write_u64, vm, 2 * PAGE, 1),
         } do
           assert.equal("EFAULT", err.code, call)
+          contains("read-only or has shrunk", err)
         end
         ram:close()
       end
@@ -377,6 +384,12 @@ print(pcall(vm.add_memory, vm, { gpa = 0, size = 4096, file = %q }))]]):format(n
     it("refuses a size that is not whole huge pages, which could not be unmapped", function()
       contains("size", refused { gpa = 0, size = PAGE, hugepages = "2M" })
       contains("size", refused { gpa = 0, size = 3 << 20, hugepages = "2M" })
+    end)
+
+    it("refuses a file, too", function()
+      local err = refused { gpa = 0, size = 2 << 20, hugepages = true, file = "/dev/zero" }
+      assert.equal("EINVAL", err.code)
+      contains("there is a file, too", err)
     end)
 
     it("says where to reserve pages if there are too few", function()

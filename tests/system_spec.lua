@@ -55,6 +55,7 @@ describe("ckvm.open", function()
 
   it("names the option that has the wrong type", function()
     contains("path", error_of(ckvm.open, { path = true }))
+    contains("path: an empty string", error_of(ckvm.open, ""))
     contains("sync_regs: true or false expected, got string",
       error_of(ckvm.open, { sync_regs = "no" }))
   end)
@@ -95,7 +96,7 @@ describe("ckvm.open", function()
       support.quote(("print(pcall(require('ckvm').open, %q))"):format(name))))
     local output = pipe:read("a")
     contains("open: EACCES: ", output)
-    contains("no permission", output)
+    contains("no permission to read and write it", output)
     contains(name, output)
   end)
 

@@ -131,6 +131,21 @@ static const uint64_t *push_option_bitmap(lua_State *L, uint64_t pages)
 	return bitmap;
 }
 
+/* The option memory, which is this VM's. */
+static struct ckvm_memory *own_memory_option(lua_State *L)
+{
+	struct ckvm_memory *memory = luackvm_memory_option(L, "memory");
+
+	if (!memory)
+		luaL_error(L, "memory: memory expected, got nil");
+	luackvm_get(L, 2, "memory");
+	lua_getiuservalue(L, -1, 1);
+	if (!lua_rawequal(L, -1, 1))
+		luaL_error(L, "memory: memory of another VM");
+	lua_pop(L, 2);
+	return memory;
+}
+
 /***
  * Takes pages out of what `vm:get_dirty_log` returns, and logs them anew, with
  * the capability `manual_dirty_log_protect2` enabled.
@@ -164,8 +179,7 @@ static int clear_dirty_log(lua_State *L)
 	luackvm_check(L, 1, &luackvm_vm);
 	luackvm_check_keys(L, 2, "clear_dirty_log", keys);
 	lua_settop(L, 2);
-	luackvm_get(L, 2, "memory");
-	memory = luackvm_own_memory(L, 3);
+	memory = own_memory_option(L);
 	pages = (lua_Integer)(ckvm_memory_size(memory) / PAGE);
 	if (luackvm_has(L, 2, "first_page"))
 		first = luackvm_integer(L, 2, "first_page", 0, pages);

@@ -42,8 +42,9 @@ static const struct {
 	  "kvm_intel or kvm_amd), and virtualization enabled in the firmware "
 	  "or, in a virtual machine, nested virtualization?" },
 	{ "open", EACCES,
-	  "no permission: add the user to the group that owns it, as in "
-	  "'usermod -aG kvm USER', and log in again" },
+	  "no permission to read and write it: see 'ls -l'. Where its group "
+	  "may, add the user to that, as in 'usermod -aG kvm USER', and log in "
+	  "again" },
 	{ "open", ENXIO,
 	  "the device is there, but no KVM module is behind it" },
 	{ "open", ENODEV,
@@ -122,6 +123,9 @@ static const struct {
 	{ "KVM_XEN_VCPU_GET_ATTR", EINVAL, NO_XEN_ATTR },
 	{ "KVM_XEN_VCPU_SET_ATTR", EINVAL, NO_XEN_ATTR },
 	{ "KVM_HYPERV_EVENTFD", ENOTTY, "this KVM is built without Hyper-V" },
+	{ "memory", EFAULT,
+	  "a file that is read-only or has shrunk, or pages that the guest has "
+	  "to itself" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

@@ -262,6 +262,9 @@ static void read_place(lua_State *L, struct kvm_ioeventfd *data)
 	}
 	if (luackvm_has(L, 2, "len"))
 		data->len = (uint32_t)luackvm_integer(L, 2, "len", 0, 8);
+	if (data->len > UINT64_MAX - data->addr) /* nor the last bytes of all */
+		luaL_error(L, "gpa: no %d bytes from %s on", (int)data->len,
+			   luackvm_hex(L, data->addr));
 }
 
 /* The kernel compares all 64 bits with what was written. */

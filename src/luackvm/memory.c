@@ -110,6 +110,8 @@ static void read_config(lua_State *L, struct ckvm_memory_config *config)
 	if (luackvm_has(L, 2, "guest_memfd_offset")) {
 		config->guest_memfd_offset = (uint64_t)luackvm_integer(
 			L, 2, "guest_memfd_offset", 0, LUA_MAXINTEGER);
+		check_pages(L, "guest_memfd_offset",
+			    config->guest_memfd_offset);
 		if (!config->guest_memfd)
 			luaL_error(L, "guest_memfd_offset: of what? "
 				      "'guest_memfd' is not given");
@@ -161,11 +163,13 @@ static const char *invalid_hint(lua_State *L,
 	if (failed_at("memory"))
 		return lua_pushfstring(L, "%s bytes at %s do not fit", bytes,
 				       gpa);
+	if (failed_at("hugepages") && config->flags & CKVM_MEMORY_FILE)
+		return "there is a file, too, which has pages of its own";
 	if (failed_at("hugepages"))
 		return lua_pushfstring(
 			L, "%s bytes are not a multiple of the huge page size",
 			bytes);
-	if (config->guest_memfd && failed_at("KVM_SET_USER_MEMORY_REGION2"))
+	if (failed_at("KVM_SET_USER_MEMORY_REGION2"))
 		return "is it this VM's guest_memfd, and long enough? It "
 		       "cannot be read-only, logged or moved";
 	if (!failed_at("KVM_SET_USER_MEMORY_REGION"))
@@ -175,7 +179,8 @@ static const char *invalid_hint(lua_State *L,
 				      (int)config->slot);
 	return lua_pushfstring(L,
 			       "%s bytes at %s: beyond this KVM's physical "
-			       "addresses, or its slots (nr_memslots)",
+			       "addresses, or its slots (nr_memslots); or the "
+			       "slot is taken by another object of this VM",
 			       bytes, gpa);
 }
 

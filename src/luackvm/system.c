@@ -66,6 +66,8 @@ int luackvm_open(lua_State *L)
 	lua_settop(L, 1);
 	options.path =
 		lua_isnil(L, 1) ? "/dev/kvm" : luackvm_text(L, 1, "path");
+	if (!*options.path)
+		return luaL_error(L, "path: an empty string names no device");
 	return open_kvm(L, &options, -1, options.path);
 }
 
