@@ -16,6 +16,14 @@ local function refuses(message, ...)
   support.contains(message, support.error_of(...))
 end
 
+-- The same, and the line that is blamed is this file's.
+local function blames(message, fn, ...)
+  local args = table.pack(...)
+  local err = support.error_of(function() local _ = fn(table.unpack(args, 1, args.n)) end)
+  support.contains("x86_spec.lua:", err)
+  support.contains(message, err)
+end
+
 describe("ckvm.x86:", function()
   before_each(support.need_kvm)
 
@@ -65,7 +73,15 @@ describe("ckvm.x86:", function()
     end)
 
     it("refuses an address without memory", function()
-      refuses("no memory at 0x1000000", x86.identity_map, guest(), 16 * MiB - 0x2000, 1)
+      blames("no memory at 0x1000000", x86.identity_map, guest(), 16 * MiB - 0x2000, 1)
+    end)
+
+    it("refuses what is no VM", function()
+      local vm, vcpu = guest()
+      blames("vm: VM expected, got ckvm vCPU", x86.identity_map, vcpu, 0, 1)
+      blames("vm: VM expected, got nil", x86.identity_map, nil, 0, 1)
+      vm:close()
+      blames("VM is closed", x86.identity_map, vm, 0, 1)
     end)
   end)
 
@@ -127,6 +143,26 @@ describe("ckvm.x86:", function()
       refuses("unknown field 'ring' of a mapping", x86.page_tables, vm, 0,
         { { va = 0, size = 0x1000, ring = 3 } })
     end)
+
+    it("refuses other arguments, and an address without memory", function()
+      local vm = guest()
+      blames("vm: VM expected, got table", x86.page_tables, {}, 0, {})
+      blames("mappings: table expected, got integer", x86.page_tables, vm, 0, 5)
+      blames("mapping: table expected, got number", x86.page_tables, vm, 0, { 5 })
+      blames("no memory at 0x1000000", x86.page_tables, vm, 16 * MiB, {})
+      blames("no memory at 0x1000000", x86.page_tables, vm, 16 * MiB - 0x1000,
+        { { va = 0, size = 0x1000 } })
+    end)
+  end)
+
+  describe("segment", function()
+    it("refuses a kind and fields that there are not", function()
+      blames("unknown kind 'cdoe' of a segment", x86.segment, "cdoe", { selector = 8 })
+      blames("a segment: table expected, got integer", x86.segment, "code", 8)
+      blames("unknown field 'limt' of a segment", x86.segment, "code", { selector = 8, limt = 5 })
+      blames("selector: integer expected, got nil", x86.segment, "code", {})
+      blames("base: integer expected, got float", x86.segment, "code", { selector = 8, base = 0.5 })
+    end)
   end)
 
   describe("gdt", function()
@@ -146,6 +182,12 @@ describe("ckvm.x86:", function()
       assert.equal(0x12, (string.unpack("<I8", bytes, x86.selector.tss + 9)))
     end)
 
+    it("refuses what is no TSS's place", function()
+      blames("tss: table expected, got string", x86.gdt, "tss")
+      blames("limit: integer expected, got nil", x86.gdt, { base = 0 })
+      blames("unknown field 'size' of tss", x86.gdt, { base = 0, size = 0x68 })
+    end)
+
     it("has no TSS unless it is told of one", function()
       assert.equal(("\0"):rep(16), x86.gdt():sub(x86.selector.tss + 1, x86.selector.tss + 16))
     end)
@@ -162,7 +204,23 @@ describe("ckvm.x86:", function()
     end)
   end)
 
+  describe("idt", function()
+    it("refuses what is no vector and no address", function()
+      blames("handlers: table expected, got nil", x86.idt)
+      blames("vector: 256 is not between 0 and 255", x86.idt, { [256] = 0 })
+      blames("vector: x is not between 0 and 255", x86.idt, { x = 0 })
+      blames("handler: integer expected, got string", x86.idt, { [0] = "0" })
+    end)
+  end)
+
   describe("tss", function()
+    it("refuses fields that there are not", function()
+      blames("a TSS: table expected, got nil", x86.tss)
+      blames("unknown field 'rsp' of a TSS", x86.tss, { rsp = 0 })
+      blames("ports: table expected, got integer", x86.tss, { ports = 0x80 })
+      blames("ports: 65536 is not between 0 and 65535", x86.tss, { ports = { 0x10000 } })
+    end)
+
     it("has the stack of ring 0 and an I/O bitmap", function()
       local bytes = x86.tss { rsp0 = 0x1122334455667788, ports = { 0x10, 0x17, 0x20 } }
       assert.equal(0x1122334455667788, (string.unpack("<I8", bytes, 5)))
@@ -195,6 +253,25 @@ describe("ckvm.x86:", function()
       refuses("cr3: long mode needs page tables", x86.enter, vcpu, "user", { rip = 0 })
       refuses("rip: 0x10000 is beyond 0xffff", x86.enter, vcpu, "real", { rip = 0x10000 })
       refuses("cr3: long mode needs page tables", x86.enter, vcpu, "long", { rip = 0 })
+      blames("unknown field 'bse' of tss", x86.enter, vcpu, "long",
+        { rip = 0, cr3 = 0, tss = { bse = 0 } })
+    end)
+
+    it("refuses other arguments, and blames the caller for what the vCPU refuses", function()
+      local vm, vcpu = guest()
+      blames("vcpu: vCPU expected, got ckvm VM", x86.enter, vm, "real", { rip = 0 })
+      blames("start: table expected, got integer", x86.enter, vcpu, "real", 0x1000)
+      blames("start: table expected, got nil", x86.enter, vcpu, "real")
+      blames("gdt: unknown field 'size'", x86.enter, vcpu, "protected",
+        { rip = 0, gdt = { size = 1 } })
+      vcpu:close()
+      blames("vCPU is closed", x86.enter, vcpu, "real", { rip = 0 })
+      local _, _, other = support.real_mode("", { open = { sync_regs = false } })
+      local err = support.error_of(function()
+        x86.enter(other, "long", { rip = 0, cr3 = 1 << 62 })
+      end)
+      assert.equal("KVM_SET_SREGS", err.call)
+      assert.matches("x86_spec.lua:%d+$", err.where)
     end)
 
     it("real runs 16-bit code with a stack and clear registers", function()

@@ -29,6 +29,8 @@ x86.cr4 = {
 --- Bits of the MSR EFER.
 x86.efer = { sce = 1 << 0, lme = 1 << 8, lma = 1 << 10, nxe = 1 << 11, svme = 1 << 12 }
 
+local check = require "ckvm.x86.check"
+
 for _, part in ipairs { "pages", "segments" } do
   for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
@@ -91,6 +93,7 @@ local OPTIONS <const> = {
   long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table" },
 }
 OPTIONS.user = OPTIONS.long
+local PLACE <const> = { base = "integer", limit = "integer" }
 local GENERAL <const> = { rip = "integer", rsp = "integer", rflags = "integer" }
 
 local function check_start(mode, start)
@@ -131,19 +134,24 @@ end
 -- @usage
 -- x86.enter(vcpu, "real", { rip = 0x1000 })
 function x86.enter(vcpu, mode, start)
+  check.argument("vcpu", vcpu, "ckvm vCPU")
   local setup = modes[mode]
   if not setup then error(("unknown mode '%s'"):format(tostring(mode)), 2) end
+  check.argument("start", start, "table")
   check_start(mode, start)
   local sregs = setup(start)
   sregs.gdt = start.gdt
   if start.tss then
+    check.fields("tss", start.tss, PLACE)
     sregs.tr = segment("tss",
       { selector = selector.tss, base = start.tss.base, limit = start.tss.limit })
   end
-  vcpu:set_sregs(sregs)
   local regs = { rip = start.rip, rsp = start.rsp or 0, rflags = start.rflags or RESERVED }
-  for name in pairs(vcpu:get_regs()) do regs[name] = regs[name] or 0 end
-  vcpu:set_regs(regs)
+  check.blame(function()
+    vcpu:set_sregs(sregs)
+    for name in pairs(vcpu:get_regs()) do regs[name] = regs[name] or 0 end
+    vcpu:set_regs(regs)
+  end)
 end
 
 return x86

@@ -1,5 +1,7 @@
 -- Page tables of long mode, for ckvm.x86.
 
+local check = require "ckvm.x86.check"
+
 local pages = {}
 
 local PAGE <const> = 0x1000
@@ -44,6 +46,7 @@ end
 -- @usage
 -- vcpu:set_sregs { cr3 = x86.identity_map(vm, 0x1000, 1 << 30) }
 function pages.identity_map(vm, gpa, size)
+  check.argument("vm", vm, "ckvm VM")
   local count <const> = directories(size)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
     error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
@@ -57,7 +60,7 @@ function pages.identity_map(vm, gpa, size)
   for i = 0, count * ENTRIES - 1 do
     table.insert(tables, string.pack("<I8", i * LARGE_PAGE | flags | page.large))
   end
-  vm:write(gpa, table.concat(tables))
+  check.blame(function() vm:write(gpa, table.concat(tables)) end)
   return gpa
 end
 
@@ -78,6 +81,9 @@ local MAPPING_KEYS <const> = {
 }
 
 local function check_mapping(mapping)
+  if type(mapping) ~= "table" then
+    error(("mapping: table expected, got %s"):format(type(mapping)), 3)
+  end
   for key in pairs(mapping) do
     if not MAPPING_KEYS[key] then
       error(("unknown field '%s' of a mapping"):format(tostring(key)), 3)
@@ -94,7 +100,6 @@ local function check_mapping(mapping)
       error(("%s: %s is not a multiple of the page size"):format(key, tostring(value)), 3)
     end
   end
-  return unit
 end
 
 --- Builds 4-level page tables for any layout: a list of mappings `{ va =, gpa =, size =, page =,
@@ -114,6 +119,8 @@ end
 --   { va = 0x400000, gpa = 0x8000, size = 0x2000, user = true, write = false },
 -- })
 function pages.page_tables(vm, gpa, mappings)
+  check.argument("vm", vm, "ckvm VM")
+  check.argument("mappings", mappings, "table")
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
     error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
   end
@@ -143,14 +150,17 @@ function pages.page_tables(vm, gpa, mappings)
     vm:write_u64(at + (va >> level & ENTRIES - 1) * 8, entry)
   end
 
-  new_table()
-  for _, mapping in ipairs(mappings) do
-    local unit = check_mapping(mapping)
-    local first, flags = mapping.gpa or mapping.va, leaf_flags(mapping)
-    for offset = 0, mapping.size - 1, unit do
-      map(mapping.va + offset, SHIFTS[unit], first + offset | flags)
+  for _, mapping in ipairs(mappings) do check_mapping(mapping) end
+  check.blame(function()
+    new_table()
+    for _, mapping in ipairs(mappings) do
+      local unit = mapping.page or PAGE
+      local first, flags = mapping.gpa or mapping.va, leaf_flags(mapping)
+      for offset = 0, mapping.size - 1, unit do
+        map(mapping.va + offset, SHIFTS[unit], first + offset | flags)
+      end
     end
-  end
+  end)
   return gpa, free
 end
 

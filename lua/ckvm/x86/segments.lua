@@ -1,5 +1,7 @@
 -- Segments, and the tables of descriptors, gates and tasks, for ckvm.x86.
 
+local check = require "ckvm.x86.check"
+
 local segments = {}
 
 --- Selectors of the table that `gdt` builds, in the order that SYSCALL and SYSRET want; those of
@@ -21,16 +23,24 @@ local selector <const> = segments.selector
 local TYPES <const> = { code = 11, data = 3, tss = 11 }
 local BUSY <const> = 2
 
+local SEGMENT <const> = {
+  selector = "integer", base = "integer?", limit = "integer?", bits = "integer?",
+}
+local PLACE <const> = { base = "integer", limit = "integer" }
+local TSS <const> = { rsp0 = "integer?", ports = "table?" }
+
 --- A segment, as `vcpu:set_sregs` takes it: present, in the ring that its selector tells.
 -- @function ckvm.x86.segment
 -- @tparam string kind `"code"`, `"data"` or `"tss"`
 -- @tparam table fields `selector`, `base` (0), `limit` (4 GiB), `bits` of the code: 16, 32 (the
 -- default) or 64
 -- @treturn kvm_segment a fresh table
--- @raise what Lua does
+-- @raise only for misuse
 -- @usage
 -- local data = x86.segment("data", { selector = x86.selector.data })
 function segments.segment(kind, fields)
+  if not TYPES[kind] then error(("unknown kind '%s' of a segment"):format(tostring(kind)), 2) end
+  check.fields("a segment", fields, SEGMENT)
   local limit <const>, bits <const> = fields.limit or 0xffffffff, fields.bits or 32
   return {
     base = fields.base or 0, limit = limit, selector = fields.selector, type = TYPES[kind],
@@ -60,12 +70,13 @@ end
 -- @function ckvm.x86.gdt
 -- @tparam[opt] table tss `{ base =, limit = }` of the TSS, for LTR: without it there is none
 -- @treturn string its bytes
--- @raise what Lua does
+-- @raise only for misuse
 -- @usage
 -- local bytes = x86.gdt()
 -- vm:write(0x2000, bytes)
 -- vcpu:set_sregs { gdt = { base = 0x2000, limit = #bytes - 1 } }
 function segments.gdt(tss)
+  if tss ~= nil then check.fields("tss", tss, PLACE) end
   local entries = {}
 
   local function put(kind, number, bits)
@@ -97,12 +108,19 @@ end
 -- @tparam table handlers addresses by vector; vectors without one are not present
 -- @tparam[opt] table rings by vector, 3 for those that ring 3 may raise by `INT n`
 -- @treturn string its bytes, up to the last vector that has a handler
--- @raise what Lua does
+-- @raise only for misuse
 -- @usage
 -- vm:write(0x2000, x86.idt { [13] = 0x1000 })
 function segments.idt(handlers, rings)
+  check.argument("handlers", handlers, "table")
   local gates, last = {}, -1
-  for vector in pairs(handlers) do last = math.max(last, vector) end
+  for vector, address in pairs(handlers) do
+    if math.type(vector) ~= "integer" or vector < 0 or vector > 255 then
+      error(("vector: %s is not between 0 and 255"):format(tostring(vector)), 2)
+    end
+    check.argument("handler", address, "integer")
+    last = math.max(last, vector)
+  end
   for vector = 0, last do
     local at, gate = handlers[vector], ("\0"):rep(16)
     if at then
@@ -120,12 +138,18 @@ end
 -- @tparam table fields `rsp0`, the stack for exceptions from ring 3, and `ports`, a list of those
 -- that ring 3 may access (by default it may access none)
 -- @treturn string its bytes, with the I/O bitmap at their end
--- @raise what Lua does
+-- @raise only for misuse
 -- @usage
 -- vm:write(0x3000, x86.tss { rsp0 = 0x9000, ports = { 0x80 } })
 function segments.tss(fields)
+  check.fields("a TSS", fields, TSS)
   local denied, count = {}, 0
-  for _, port in ipairs(fields.ports or {}) do count = math.max(count, port // 8 + 1) end
+  for _, port in ipairs(fields.ports or {}) do
+    if math.type(port) ~= "integer" or port < 0 or port > 0xffff then
+      error(("ports: %s is not between 0 and 65535"):format(tostring(port)), 2)
+    end
+    count = math.max(count, port // 8 + 1)
+  end
   for i = 1, count do denied[i] = 0xff end
   for _, port in ipairs(fields.ports or {}) do
     denied[port // 8 + 1] = denied[port // 8 + 1] & ~(1 << port % 8)
