@@ -320,7 +320,7 @@ struct ckvm_range *ckvm_vm_find_range(struct ckvm_vm *vm, enum ckvm_space space,
 	uint64_t last = count - 1 <= UINT64_MAX - first ? first + (count - 1)
 							: UINT64_MAX;
 
-	if (!count)
+	if (!count || ckvm__check_process(vm->kvm))
 		return NULL;
 	pthread_mutex_lock(&vm->lock);
 	range = overlapping(vm, space, first, last);

@@ -145,9 +145,10 @@ CKVM_API void ckvm_close(struct ckvm *kvm);
 CKVM_API struct ckvm *ckvm_ref(struct ckvm *kvm);
 
 /*
- * The file descriptor, borrowed while the object lives, as are those of the
- * other objects. A duplicate of a VM's or a vCPU's keeps the kernel's VM alive,
- * whose memory ends nevertheless when ckvm's object does: use _from_fd for it.
+ * The file descriptor, borrowed until the object is closed, as are those of the
+ * other objects; -EBADF when it is. A duplicate of a VM's or a vCPU's keeps the
+ * kernel's VM alive, whose memory ends nevertheless when ckvm's object does:
+ * use _from_fd for it.
  */
 CKVM_API int ckvm_fd(const struct ckvm *kvm);
 
@@ -218,8 +219,8 @@ struct ckvm_memory_config {
 	uint64_t bytes; /* page-aligned, not 0 */
 	uint32_t flags; /* CKVM_MEMORY_* */
 	uint32_t slot;
-	int fd; /* borrowed during the call */
-	uint32_t reserved;
+	int fd;			/* borrowed during the call */
+	uint32_t reserved;	/* 0 */
 	uint64_t offset;	/* page-aligned */
 	uint64_t hugepage_size; /* 0: the system's default */
 
@@ -363,7 +364,10 @@ CKVM_API int ckvm_vm_write(struct ckvm_vm *vm, uint64_t gpa, const void *data,
 CKVM_API int ckvm_vm_fill(struct ckvm_vm *vm, uint64_t gpa, uint8_t byte,
 			  size_t length);
 
-/* How many bytes of memory follow one another from gpa on; 0 for none. */
+/*
+ * How many bytes of memory follow one another from gpa on; 0 for none, and in a
+ * forked child.
+ */
 CKVM_API uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa);
 
 /*

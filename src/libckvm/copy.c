@@ -133,6 +133,8 @@ uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa)
 {
 	uint64_t found;
 
+	if (ckvm__check_process(vm->kvm))
+		return 0;
 	pthread_mutex_lock(&vm->lock);
 	found = extent(vm, gpa, UINT64_MAX);
 	pthread_mutex_unlock(&vm->lock);

@@ -86,7 +86,7 @@ void ckvm_device_unref(struct ckvm_device *device)
 
 int ckvm_device_fd(const struct ckvm_device *device)
 {
-	return device->part.fd;
+	return ckvm__part_fd(&device->part);
 }
 
 uint32_t ckvm_device_type(const struct ckvm_device *device)

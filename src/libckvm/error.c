@@ -23,7 +23,7 @@ const char *ckvm_version(void)
 #define E(name) [name] = #name
 static const char *const names[] = {
 	E(E2BIG),	E(EACCES),	E(EADDRINUSE),	E(EAGAIN),
-	E(EBADF),	E(EBUSY),	E(ECANCELED),	E(ECHILD),
+	E(EBADF),	E(EBADMSG),	E(EBUSY),	E(ECANCELED),	E(ECHILD),
 	E(ECONNREFUSED), E(EDEADLK),	E(EDOM),	E(EDQUOT),
 	E(EEXIST),	E(EFAULT),	E(EFBIG),	E(EHWPOISON),
 	E(EINTR),	E(EINVAL),	E(EIO),		E(EISDIR),

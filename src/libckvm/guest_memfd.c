@@ -59,7 +59,7 @@ void ckvm_guest_memfd_unref(struct ckvm_guest_memfd *memfd)
 
 int ckvm_guest_memfd_fd(const struct ckvm_guest_memfd *memfd)
 {
-	return memfd->part.fd;
+	return ckvm__part_fd(&memfd->part);
 }
 
 uint64_t ckvm_guest_memfd_size(const struct ckvm_guest_memfd *memfd)

@@ -353,6 +353,7 @@ int ckvm__part_begin(struct ckvm_vm *vm, struct ckvm__part *part, int fd);
 /* For the length of a call it keeps its descriptor. -EBADF, -EIO. */
 int ckvm__part_hold(struct ckvm__part *part);
 void ckvm__part_drop(struct ckvm__part *part);
+int ckvm__part_fd(const struct ckvm__part *part);
 int ckvm__part_ioctl(struct ckvm__part *part, unsigned long request, void *arg);
 void ckvm__part_close(struct ckvm__part *part);
 void ckvm__part_unref(struct ckvm__part *part);

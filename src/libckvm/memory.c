@@ -208,6 +208,8 @@ static int add_config(struct ckvm_vm *vm,
 
 	if (config->flags & ~ALL_FLAGS)
 		return ckvm__fail("flags", -EINVAL);
+	if (config->reserved)
+		return ckvm__fail("reserved", -EINVAL);
 	if (!error)
 		error = create(vm, config, &memory);
 	if (error)
@@ -374,7 +376,7 @@ struct ckvm_memory *ckvm_vm_find_memory(struct ckvm_vm *vm, uint64_t gpa,
 {
 	struct ckvm_memory *memory;
 
-	if (!length)
+	if (!length || ckvm__check_process(vm->kvm))
 		return NULL;
 	if (length - 1 > UINT64_MAX - gpa)
 		length = UINT64_MAX - gpa + 1;

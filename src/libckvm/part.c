@@ -77,6 +77,12 @@ void ckvm__part_drop(struct ckvm__part *part)
 	ckvm__part_unref(part);
 }
 
+int ckvm__part_fd(const struct ckvm__part *part)
+{
+	return atomic_load(&part->closed) ? ckvm__fail("closed", -EBADF)
+					  : part->fd;
+}
+
 int ckvm__part_ioctl(struct ckvm__part *part, unsigned long request, void *arg)
 {
 	int result = ckvm__part_hold(part);

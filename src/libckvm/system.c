@@ -237,7 +237,8 @@ void ckvm_close(struct ckvm *kvm)
 
 int ckvm_fd(const struct ckvm *kvm)
 {
-	return kvm->fd;
+	return !atomic_load(&kvm->users) ? ckvm__fail("closed", -EBADF)
+					 : kvm->fd;
 }
 
 int ckvm__duplicate(int fd, const char *kind, char *rest, size_t size)

@@ -273,6 +273,8 @@ struct ckvm_vcpu *ckvm_vm_find_vcpu(struct ckvm_vm *vm, unsigned long id)
 {
 	struct ckvm_vcpu *vcpu, *found = NULL;
 
+	if (ckvm__check_process(vm->kvm))
+		return NULL;
 	pthread_mutex_lock(&vm->lock);
 	for (vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
 		if (!vcpu->closed && vcpu->id >= id &&
@@ -334,7 +336,8 @@ void ckvm_vcpu_close(struct ckvm_vcpu *vcpu)
 
 int ckvm_vcpu_fd(const struct ckvm_vcpu *vcpu)
 {
-	return vcpu->fd;
+	return atomic_load(&vcpu->closed) ? ckvm__fail("closed", -EBADF)
+					  : vcpu->fd;
 }
 
 unsigned long ckvm_vcpu_id(const struct ckvm_vcpu *vcpu)

@@ -199,7 +199,7 @@ void ckvm_vm_close(struct ckvm_vm *vm)
 
 int ckvm_vm_fd(const struct ckvm_vm *vm)
 {
-	return vm->fd;
+	return atomic_load(&vm->closed) ? ckvm__fail("closed", -EBADF) : vm->fd;
 }
 
 struct ckvm *ckvm_vm_kvm(struct ckvm_vm *vm)

@@ -383,8 +383,11 @@ int luackvm_read(lua_State *L)
 	int error;
 
 	/* Before room is made for it: a length may be anything. */
-	if (ckvm_vm_extent(vm, gpa) < length)
-		return refuse(L, vm, "read", gpa, length, -EFAULT);
+	if (ckvm_vm_extent(vm, gpa) < length) {
+		error = ckvm_vm_read(vm, gpa, NULL, 0);
+		return refuse(L, vm, "read", gpa, length,
+			      error ? error : -EFAULT);
+	}
 	data = luaL_buffinitsize(L, &buffer, length);
 	error = ckvm_vm_read(vm, gpa, data, length);
 	if (error)

@@ -83,6 +83,7 @@ static void devices_end_with_their_vm(void)
 	ckvm_device_ref(two);
 	ckvm_device_close(one);
 	CHECK_FAILS(ckvm_device_has_device_attr(one, &attr), EBADF, "closed");
+	CHECK_FAILS(ckvm_device_fd(one), EBADF, "closed");
 	CHECK_EQ(ckvm_device_has_device_attr(two, &attr), 0);
 	ckvm_device_close(one);
 	ckvm_device_unref(one);

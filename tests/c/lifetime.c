@@ -83,6 +83,8 @@ static void check_bad(void)
 	uint8_t byte = 0;
 
 	CHECK_FAILS(ckvm_vm_check_extension(guest.vm, 0), EBADF, "closed");
+	CHECK_FAILS(ckvm_vm_fd(guest.vm), EBADF, "closed");
+	CHECK_FAILS(ckvm_vcpu_fd(guest.vcpu), EBADF, "closed");
 	CHECK_FAILS(ckvm_vm_create_vcpu(guest.vm, 1, &vcpu), EBADF, "closed");
 	CHECK_FAILS(ckvm_vm_add_memory(guest.vm, &config, &memory), EBADF,
 		    "closed");
@@ -508,6 +510,10 @@ static int call_everything(void)
 	CHECK_FAILS(ckvm_vm_read(guest.vm, GUEST_BASE, &byte, 1), EIO, "fork");
 	CHECK_FAILS(ckvm_vm_write(guest.vm, GUEST_BASE, &byte, 1), EIO, "fork");
 	CHECK_FAILS(ckvm_vm_fill(guest.vm, GUEST_BASE, 0, 1), EIO, "fork");
+	CHECK_EQ(ckvm_vm_extent(guest.vm, GUEST_BASE), 0);
+	CHECK(!ckvm_vm_find_memory(guest.vm, 0, UINT64_MAX));
+	CHECK(!ckvm_vm_find_range(guest.vm, CKVM_IO, 0, UINT64_MAX));
+	CHECK(!ckvm_vm_find_vcpu(guest.vm, 0));
 	CHECK_FAILS(ckvm_vm_attach_io(guest.vm, 0x20, 1, &ops, NULL, NULL), EIO,
 		    "fork");
 	CHECK_FAILS(ckvm_memory_move(guest.memory, 0x100000), EIO, "fork");

@@ -90,6 +90,19 @@ static void refuses_overlaps(void)
 	ckvm_vm_close(vm);
 }
 
+static void refuses_what_is_reserved(void)
+{
+	struct ckvm_vm *vm = fake_vm();
+	struct ckvm_memory_config config = at(0x1000, 0x1000);
+
+	config.reserved = 1;
+	refuses(vm, config, EINVAL, "reserved");
+	config.reserved = 0;
+	config.flags = 1u << 31;
+	refuses(vm, config, EINVAL, "flags");
+	ckvm_vm_close(vm);
+}
+
 static void uses_the_first_free_slot(void)
 {
 	struct ckvm_vm *vm = fake_vm();
@@ -446,6 +459,7 @@ int main(int argc, char **argv)
 	PROMISE(ends_at_2_to_the_64);
 	PROMISE(does_not_wrap_around_to_address_0);
 	PROMISE(refuses_overlaps);
+	PROMISE(refuses_what_is_reserved);
 	PROMISE(uses_the_first_free_slot);
 	PROMISE(is_read_across_adjacent_slots);
 	PROMISE(is_written_across_adjacent_slots);

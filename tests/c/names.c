@@ -61,6 +61,7 @@ static void exist_for_error_numbers_of_either_sign(void)
 	CHECK_STRING(ckvm_errno_name(EINVAL), "EINVAL");
 	CHECK_STRING(ckvm_errno_name(-EINVAL), "EINVAL");
 	CHECK_STRING(ckvm_errno_name(-ENOTSUP), "ENOTSUP");
+	CHECK_STRING(ckvm_errno_name(-EBADMSG), "EBADMSG");
 	CHECK(!ckvm_errno_name(0));
 	CHECK(!ckvm_errno_name(INT32_MAX));
 	CHECK(!ckvm_errno_name(INT32_MIN));
