@@ -397,6 +397,39 @@ describe("ckvm-lua:", function()
     it("does not matter if nothing was written", function()
       assert.equal(0, (shell(words("-e", "") .. " >&-")))
     end)
+
+    it("is an error where there is none", function()
+      for _, text in ipairs { "io.write('x')", "print('x')", "io.write('x') os.exit(0)" } do
+        local status, _, errors = shell(words("-e", text) .. " >&-")
+        assert.equal(1, status)
+        assert.equal("ckvm-lua: standard output: Bad file descriptor\n", errors)
+      end
+    end)
+  end)
+
+  describe("a standard descriptor that is closed", function()
+    for redirection, number in pairs { ["<&-"] = 0, [">&-"] = 1, ["2>&-"] = 2 } do
+      it("is no other file's: " .. redirection, function()
+        local status = shell(words("-e", [[
+          local event = require("ckvm").eventfd()
+          io.stdout:write("12345678") io.stdout:flush()
+          io.stderr:write("12345678")
+          local file = io.open("found", "w")
+          file:write(event.fd > 2 and not event:read() and not io.read() and "nothing" or "a byte")
+          file:close() ]]) .. " " .. redirection)
+        assert.equal(number == 1 and 1 or 0, status)
+        assert.equal("nothing", read("found"))
+      end)
+    end
+
+    it("is not the trace's", function()
+      support.need_kvm()
+      local status = shell(words("--trace-ioctl=trace", "-e",
+        "require('ckvm').open() print('a line')") .. " >&-")
+      assert.equal(1, status)
+      assert.matches("^KVM_GET_API_VERSION", read("trace"))
+      lacks("a line", read("trace"))
+    end)
   end)
 
   describe("the environment", function()
@@ -542,6 +575,17 @@ describe("ckvm-lua:", function()
     it("prints nothing without ckvm.open", function()
       local _, _, errors = run("--trace-ioctl", "-e", "")
       assert.equal("", errors)
+    end)
+
+    it("is an error if it is lost", function()
+      support.need_kvm()
+      if not io.open("/dev/full") then pending("no /dev/full") end
+      local statement = "require('ckvm').open() print('done') os.exit(true, true)"
+      local status, output, errors = run("--trace-ioctl=/dev/full", "-e", statement)
+      assert.equal(1, status)
+      assert.equal("done\n", output)
+      assert.equal("ckvm-lua: /dev/full: No space left on device\n", errors)
+      assert.equal(1, (shell(words("--trace-ioctl", "-e", statement) .. " 2>/dev/full")))
     end)
 
     it("is an error for a file that cannot be made", function()

@@ -23,7 +23,6 @@ struct options {
 	int script; /* its index in argv; argc for none */
 	int version, interactive, no_environment;
 	int probe, json;
-	FILE *trace;
 	int statements; /* how many of the actions are -e */
 	int count;
 	struct action *actions;

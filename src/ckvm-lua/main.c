@@ -4,6 +4,7 @@
  * command line names.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,25 +18,53 @@
 
 enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_USAGE = 2, STATUS_SIGINT = 130 };
 
+static struct output {
+	FILE *file;
+	const char *name;
+} trace; /* that of the options */
+
 /*
- * Output that never reached its file is an error, also after os.exit(), whose
- * only way back to here is atexit(). Called in exit(): the status is changed by
- * _exit() alone.
+ * A standard descriptor that is closed would be the number of the next file,
+ * which got what is printed. What stands in for it cannot be read or written,
+ * either.
  */
-static void check_stdout(void)
+static void fill_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null",
+			     fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+/* Says why something that was printed never reached its file. */
+static int has_lost(struct output output)
 {
 	int error;
 
 	errno = 0;
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return;
+	if (fflush(output.file) == 0 && !ferror(output.file))
+		return 0;
 	error = errno;
 	/* print() has seen why, and told nobody: it may be had again. */
-	if (!error && write(STDOUT_FILENO, "", 0) < 0)
+	if (!error && write(fileno(output.file), "", 0) < 0)
 		error = errno;
-	fprintf(stderr, PROGRAM ": standard output: %s\n",
+	fprintf(stderr, PROGRAM ": %s: %s\n", output.name,
 		error ? strerror(error) : "write error");
-	_exit(STATUS_ERROR);
+	return 1;
+}
+
+/*
+ * Output that is lost is an error, also after os.exit(), whose only way back to
+ * here is atexit(). Called in exit(): the status is changed by _exit() alone.
+ */
+static void check_output(void)
+{
+	int lost = has_lost((struct output){ stdout, "standard output" });
+
+	if (trace.file && has_lost(trace))
+		lost = 1;
+	if (lost)
+		_exit(STATUS_ERROR);
 }
 
 static void print_version(void)
@@ -91,7 +120,7 @@ static void open_libraries(lua_State *L, const struct options *options)
 	luaL_openlibs(L);
 	host_set_paths(L);
 	luaL_requiref(L, "ckvm", luaopen_ckvm, 0);
-	host_trace(host_bind(L), options->trace);
+	host_trace(host_bind(L), trace.file);
 	set_arg(L, options);
 	lua_settop(L, 0);
 }
@@ -164,12 +193,13 @@ static int wrong_use(void)
 	return STATUS_USAGE;
 }
 
-static int open_trace(struct options *options, const char *path)
+static int open_trace(const char *path)
 {
-	options->trace = path ? fopen(path, "we") : stderr;
-	if (options->trace && path)
-		setvbuf(options->trace, NULL, _IOLBF, BUFSIZ);
-	if (options->trace)
+	trace.file = path ? fopen(path, "we") : stderr;
+	trace.name = path ? path : "standard error";
+	if (trace.file && path)
+		setvbuf(trace.file, NULL, _IOLBF, BUFSIZ);
+	if (trace.file)
 		return 0;
 	fprintf(stderr, PROGRAM ": %s: %s\n", path, strerror(errno));
 	return -1;
@@ -203,7 +233,7 @@ static int take_option(struct options *options, int option)
 		options->json = 1;
 		return -1;
 	case 't':
-		return open_trace(options, optarg) ? STATUS_ERROR : -1;
+		return open_trace(optarg) ? STATUS_ERROR : -1;
 	case 'h':
 		print_help();
 		return STATUS_OK;
@@ -249,7 +279,8 @@ int main(int argc, char **argv)
 	struct options options = { .argc = argc, .argv = argv };
 	int status;
 
-	atexit(check_stdout);
+	fill_standard_descriptors();
+	atexit(check_output);
 	options.actions = calloc((size_t)argc + 1, sizeof(struct action));
 	if (!options.actions) {
 		perror(PROGRAM);
