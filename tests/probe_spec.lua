@@ -52,6 +52,22 @@ describe("ckvm.probe:", function()
       end)
     end
 
+    it("says of each probe that there are too few descriptors, or that there is none", function()
+      support.need_kvm()
+      local status, output, errors = support.run([[
+        local ckvm = require "ckvm"
+        local list = {}
+        pcall(function() while true do table.insert(list, ckvm.eventfd()) end end)
+        print(select(2, pcall(ckvm.probe)).code)
+        table.remove(list):close()
+        local found = ckvm.probe()
+        print(found.errors["modes.real.speed"], found.errors["ring3.syscall"])
+      ]], { shell = "ulimit -n 20" })
+      assert.equal("", errors)
+      assert.equal(0, status)
+      assert.matches("^EMFILE\n[^\t]*: KVM_CREATE_VM: EMFILE: [^\t]*\t[^\t]*: EMFILE: ", output)
+    end)
+
     it("refuses a KVM that is closed, or none", function()
       support.need_kvm()
       local kvm = ckvm.open()

@@ -115,6 +115,19 @@ end
 
 -- Running --------------------------------------------------------------------
 
+-- By name, all parts: before guests take the descriptors, without which no module is found.
+local function load_parts()
+  local parts = {}
+  for _, row in ipairs(probe.in_modes) do parts[row[3]] = require("ckvm.probe." .. row[3]) end
+  for _, group in ipairs(probe.groups) do
+    for _, entry in ipairs(group[3]) do
+      local name = entry[3] or group[1]
+      parts[name] = require("ckvm.probe." .. name)
+    end
+  end
+  return parts
+end
+
 local function first_line(path)
   local file <close> = io.open(path)
   return file and file:read("l") or "unknown"
@@ -139,26 +152,25 @@ local function try(result, into, path, fn, ...)
   end
 end
 
-local function try_mode(result, kvm, mode, wanted)
+local function try_mode(result, kvm, mode, parts, wanted)
   local into = result.modes[mode] or {}
   for _, row in ipairs(probe.in_modes) do
     local name, _, module = table.unpack(row)
     local path = ("modes.%s.%s"):format(mode, name)
     if wanted(path) then
       result.modes[mode] = into
-      try(result, into, path, require("ckvm.probe." .. module)[name], kvm, mode, into)
+      try(result, into, path, parts[module][name], kvm, mode, into)
     end
   end
 end
 
-local function try_group(result, kvm, group, wanted)
+local function try_group(result, kvm, group, parts, wanted)
   local key, _, entries = table.unpack(group)
   for _, entry in ipairs(entries) do
     local path = key .. "." .. entry[1]
     if wanted(path) then
       result[key] = result[key] or {}
-      local module = require("ckvm.probe." .. (entry[3] or key))
-      try(result, result[key], path, module[entry[1]], kvm)
+      try(result, result[key], path, parts[entry[3] or key][entry[1]], kvm)
     end
   end
 end
@@ -199,7 +211,7 @@ function probe.run(options)
     end
   end
 
-  local from, wanted = ckvm.now(), selection(options.only)
+  local from, wanted, parts = ckvm.now(), selection(options.only), load_parts()
   local opened <close> = not options.kvm and ckvm.open()
   local kvm = options.kvm or opened
   local result = {
@@ -208,8 +220,8 @@ function probe.run(options)
     modes = {}, notes = {}, errors = {},
   }
   if wanted("capabilities") then result.capabilities = kvm:capabilities() end
-  for _, mode in ipairs(probe.modes) do try_mode(result, kvm, mode[1], wanted) end
-  for _, group in ipairs(probe.groups) do try_group(result, kvm, group, wanted) end
+  for _, mode in ipairs(probe.modes) do try_mode(result, kvm, mode[1], parts, wanted) end
+  for _, group in ipairs(probe.groups) do try_group(result, kvm, group, parts, wanted) end
   result.seconds = ckvm.now() - from
   return result
 end
@@ -243,12 +255,14 @@ end
 -- @usage
 -- local main = require("ckvm.probe").main -- for programs that are such a command
 function probe.main(json)
+  local show = require("ckvm.probe." .. (json and "json" or "text")) -- while a file can be opened
+  load_parts()
   local opened, kvm = pcall(ckvm.open)
   if not opened and type(kvm) == "table" then
     return ("%s: %s: %s"):format(kvm.call, kvm.code, kvm.message)
   end
   local found = probe.run(opened and { kvm = kvm } or nil)
-  io.write((json and probe.json or probe.text)(found))
+  io.write(json and show(found) or show(probe, found))
 end
 
 return probe

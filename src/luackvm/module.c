@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The module "ckvm": its functions, and the registration of its types. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "luackvm.h"
 
 static const struct luackvm_type *const types[] = {
@@ -25,6 +29,20 @@ static int now(lua_State *L)
 	return 1;
 }
 
+/* For want of one a module is not found, and nobody is told why. */
+static void need_descriptor(lua_State *L)
+{
+	bool tried = false;
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	while (fd < 0 && luackvm_retry(L, -errno, &tried));
+	if (fd < 0)
+		luackvm_fail_call(L, "open", -errno, "/dev/null");
+	close(fd);
+}
+
 /***
  * What this KVM has, and what of it works when it is tried: `ckvm.probe.run`.
  *
@@ -39,6 +57,7 @@ static int probe(lua_State *L)
 {
 	int count = lua_gettop(L);
 
+	need_descriptor(L);
 	lua_getglobal(L, "require");
 	lua_pushliteral(L, "ckvm.probe");
 	lua_call(L, 1, 1);
