@@ -65,6 +65,11 @@ describe("ckvm.open", function()
     contains("open: unknown option '1'", error_of(ckvm.open, { "/dev/kvm" }))
   end)
 
+  it("takes no option that the table inherits", function()
+    local kvm <close> = ckvm.open(setmetatable({}, { __index = { path = "/dev/null", pth = 1 } }))
+    assert.equal(12, kvm:get_api_version())
+  end)
+
   it("says that a file is missing, and which", function()
     local err = error_of(ckvm.open, "/dev/no-such-kvm")
     assert.equal("open", err.call)

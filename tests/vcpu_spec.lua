@@ -579,6 +579,15 @@ for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = fal
         assert.equal(42, vcpu.regs.rax)
       end)
 
+      it("has a fresh table for an array: to change an element is to assign it", function()
+        guest(HLT)
+        vcpu.sregs.interrupt_bitmap[2] = 1
+        assert.same({ 0, 0, 0, 0 }, vcpu.sregs.interrupt_bitmap)
+        vcpu.sregs.interrupt_bitmap = { [2] = 1 }
+        assert.same({ 0, 1, 0, 0 }, vcpu.sregs.interrupt_bitmap)
+        vcpu.sregs.interrupt_bitmap = { [2] = 0 }
+      end)
+
       it("takes all 64 bits, and true for a flag of the kernel's", function()
         guest(HLT)
         vcpu.regs.r15, vcpu.regs.rbp = math.mininteger, -1

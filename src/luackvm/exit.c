@@ -11,6 +11,8 @@
  * `vcpu.exit` and what handlers of `vm:on` get. Which fields there are depends
  * on the exit; another field is an error. `pairs` gives all there are. What
  * the guest waits for (`data` of a read, `ret`, `error` and so on) can be set.
+ * An array is a fresh table at each read: assign it, with those elements that
+ * are to change.
  *
  * @type exit
  * @tfield string|integer reason the exit's name; a number that is newer than

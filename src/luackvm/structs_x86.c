@@ -73,7 +73,8 @@ static const struct luackvm_struct dtable = { "kvm_dtable",
  * @tfield integer cr3 address of the page tables, and bits
  * @tfield integer cr8 value of the task priority, 0 to 15
  * @tfield integer apic_base address of the local APIC, and bits
- * @tfield integer[] interrupt_bitmap bits: one for the interrupt that waits
+ * @tfield integer[] interrupt_bitmap bits: one for the interrupt that waits; of
+ *  a live view a fresh table at each read, to be assigned
  */
 #define F(member) LUACKVM_SCALAR(struct kvm_sregs, member)
 #define B(member, n) LUACKVM_BITS(struct kvm_sregs, member, n)

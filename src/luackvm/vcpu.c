@@ -9,7 +9,8 @@
  *
  * `regs`, `sregs` and `events` are live views: reading and writing a field of
  * them costs no ioctl while an exit is handled, where KVM has sync_regs. What
- * is written reaches the guest with the next run.
+ * is written reaches the guest with the next run. An array in them is a fresh
+ * table at each read: assign it, with those elements that are to change.
  *
  * @type vcpu
  * @tfield kvm_regs regs general registers, live
