@@ -90,6 +90,23 @@ read_memory(lua_State *L, const struct kvm_userspace_memory_region2 *region)
 	return memory;
 }
 
+/* The slot is gone from the VM at 1: what add_memory made of it is closed. */
+static void close_slot(lua_State *L, uint32_t slot)
+{
+	lua_getiuservalue(L, 1, VM_CHILDREN);
+	if (!lua_istable(L, -1))
+		return;
+	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+		struct luackvm_box *box = luackvm_test(L, -2, &luackvm_memory);
+
+		if (!box || !box->object ||
+		    ckvm_memory_slot(box->object) != slot)
+			continue;
+		luackvm_release(box);
+		luackvm_disown(L, 1, -2);
+	}
+}
+
 /***
  * A slot as the kernel has it: new, moved, with other flags, or deleted. What
  * stands behind the guest's addresses is memory that is there already, for as
@@ -102,7 +119,8 @@ read_memory(lua_State *L, const struct kvm_userspace_memory_region2 *region)
  * "log_dirty_pages", "readonly"
  * @tparam[opt=0] integer options.guest_phys_addr guest physical address,
  *  page-aligned
- * @tparam integer options.memory_size bytes, whole pages; 0 deletes the slot
+ * @tparam integer options.memory_size bytes, whole pages; 0 deletes the slot,
+ *  and closes the memory that `vm:add_memory` has put there
  * @tparam[opt] memory options.memory whose bytes the slot shows; not when it is
  *  deleted
  * @tparam[opt=0] integer options.offset bytes into that memory, whole pages
@@ -133,7 +151,11 @@ static int set_user_memory_region(lua_State *L)
 	memory = read_memory(L, &region);
 	memcpy(&first, &region, sizeof(first));
 	error = ckvm_vm_set_user_memory_region(vm, &first, memory);
-	return error ? fail_region(L, error, &region) : 0;
+	if (error)
+		return fail_region(L, error, &region);
+	if (!region.memory_size)
+		close_slot(L, region.slot);
+	return 0;
 }
 
 /***
@@ -183,7 +205,11 @@ static int set_user_memory_region2(lua_State *L)
 		return luaL_error(L, "guest_memfd: needed with that flag");
 	}
 	error = ckvm_vm_set_user_memory_region2(vm, &region, memory);
-	return error ? fail_region(L, error, &region) : 0;
+	if (error)
+		return fail_region(L, error, &region);
+	if (!region.memory_size)
+		close_slot(L, region.slot);
+	return 0;
 }
 
 /* guest_memfd ------------------------------------------------------------- */
