@@ -48,6 +48,7 @@ describe("ckvm.eventfd:", function()
     for _, n in ipairs { 0, -1, math.mininteger } do
       contains("not a count", error_of(event.signal, event, n))
     end
+    contains("number expected, got string", error_of(event.signal, event, "1"))
     event:signal(math.maxinteger)
     local err = error_of(event.signal, event)
     assert.equal("EAGAIN", err.code)

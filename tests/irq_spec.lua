@@ -460,6 +460,7 @@ describe("vcpu:interrupt", function()
     for _, irq in ipairs { -1, 256, 1 << 32 } do
       contains("not a vector's number", error_of(vcpu.interrupt, vcpu, irq))
     end
+    contains("number expected, got string", error_of(vcpu.interrupt, vcpu, "32"))
     local err = error_of(vcpu.interrupt, vcpu, 0x20)
     assert.equal("ENXIO", err.code)
     contains("vm:irq_line", err)

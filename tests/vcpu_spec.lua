@@ -33,7 +33,7 @@ describe("vm:create_vcpu", function()
   end)
 
   it("refuses what is not an integer", function()
-    for _, id in ipairs { "x", true, {}, 0.5, 2 ^ 63, print } do
+    for _, id in ipairs { "x", "1", true, {}, 0.5, 2 ^ 63, print } do
       error_of(vm.create_vcpu, vm, id)
     end
     assert.same({}, vm.vcpus)

@@ -26,7 +26,7 @@
  */
 int luackvm_new_buffer(lua_State *L)
 {
-	lua_Integer size = luaL_checkinteger(L, 1);
+	lua_Integer size = luackvm_arg_integer(L, 1);
 	struct ckvm_buffer *buffer;
 	struct luackvm_box *box;
 	bool tried = false;

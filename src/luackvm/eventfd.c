@@ -159,7 +159,7 @@ int luackvm_event_fd(lua_State *L, int index, const char *name)
 static int signal_event(lua_State *L)
 {
 	struct luackvm_eventfd *event = luackvm_check(L, 1, &luackvm_eventfd);
-	lua_Integer n = luaL_optinteger(L, 2, 1);
+	lua_Integer n = luaL_opt(L, luackvm_arg_integer, 2, 1);
 
 	luaL_argcheck(L, n > 0, 2, "not a count");
 	if (write(event->fd, &n, sizeof(n)) < 0)

@@ -116,7 +116,7 @@ static int irq_line_status(lua_State *L)
 static int interrupt(lua_State *L)
 {
 	struct ckvm_vcpu *vcpu = luackvm_check(L, 1, &luackvm_vcpu);
-	lua_Integer irq = luaL_checkinteger(L, 2);
+	lua_Integer irq = luackvm_arg_integer(L, 2);
 	int error;
 
 	luaL_argcheck(L, irq >= 0 && irq <= 255, 2, "not a vector's number");

@@ -348,7 +348,8 @@ const char *luackvm_text(lua_State *L, int index, const char *what);
 /* Is the value at index this very string? */
 bool luackvm_is(lua_State *L, int index, const char *text);
 
-/* Arguments: an address, and a length that is not negative. */
+/* Arguments: an integer, an address, and a length that is not negative. */
+lua_Integer luackvm_arg_integer(lua_State *L, int arg);
 uint64_t luackvm_arg_address(lua_State *L, int arg);
 size_t luackvm_arg_length(lua_State *L, int arg);
 

@@ -437,7 +437,7 @@ int luackvm_fill_memory(lua_State *L)
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	uint64_t gpa = luackvm_arg_address(L, 2);
 	size_t length = luackvm_arg_length(L, 3);
-	lua_Integer byte = luaL_optinteger(L, 4, 0);
+	lua_Integer byte = luaL_opt(L, luackvm_arg_integer, 4, 0);
 	int error;
 
 	luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
@@ -462,7 +462,7 @@ static int write_number(lua_State *L, size_t size)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	uint64_t gpa = luackvm_arg_address(L, 2);
-	lua_Integer value = luaL_checkinteger(L, 3);
+	lua_Integer value = luackvm_arg_integer(L, 3);
 	int bits = (int)size * 8, error;
 
 	if (bits < 64)

@@ -174,6 +174,12 @@ const char *luackvm_hex(lua_State *L, uint64_t value)
 	return lua_pushstring(L, text);
 }
 
+lua_Integer luackvm_arg_integer(lua_State *L, int arg)
+{
+	luaL_checktype(L, arg, LUA_TNUMBER); /* Lua would take "10", too */
+	return luaL_checkinteger(L, arg);
+}
+
 uint64_t luackvm_arg_address(lua_State *L, int arg)
 {
 	if (lua_type(L, arg) != LUA_TNUMBER)
@@ -183,7 +189,7 @@ uint64_t luackvm_arg_address(lua_State *L, int arg)
 
 size_t luackvm_arg_length(lua_State *L, int arg)
 {
-	lua_Integer length = luaL_checkinteger(L, arg);
+	lua_Integer length = luackvm_arg_integer(L, arg);
 
 	luaL_argcheck(L, length >= 0, arg,
 		      lua_pushfstring(L, "length %I is negative", length));

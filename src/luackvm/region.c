@@ -425,7 +425,7 @@ static int pre_fault_memory(lua_State *L)
 static int set_nr_mmu_pages(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
-	lua_Integer count = luaL_checkinteger(L, 2);
+	lua_Integer count = luackvm_arg_integer(L, 2);
 	int error;
 
 	luaL_argcheck(L, count >= 0, 2, "a negative count");

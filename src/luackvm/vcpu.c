@@ -89,7 +89,7 @@ static int close_vcpu(lua_State *L)
 int luackvm_create_vcpu(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
-	lua_Integer id = luaL_optinteger(L, 2, 0);
+	lua_Integer id = luaL_opt(L, luackvm_arg_integer, 2, 0);
 	struct luackvm_box *box;
 	struct ckvm_vcpu *vcpu;
 	bool tried = false;
