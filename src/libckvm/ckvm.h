@@ -904,7 +904,8 @@ enum ckvm_end {
  * 4.10: runs the guest until something of enum ckvm_end happens, serving ranges
  * with callbacks on the way. limits may be NULL; limits and stop take effect
  * after the whole exit. A run on the vCPU that is still open (handed back, and
- * not continued) is abandoned: its access is answered with all ones.
+ * not continued) is abandoned: its access is answered with all ones. An exit
+ * that came with queued writes, one of which it was at, is looked at now.
  *
  * -EBADF if the vCPU is closed meanwhile, -EBUSY if another thread runs it,
  * -EINTR with CKVM_LIMIT_SIGNALS, or what KVM_RUN says.
