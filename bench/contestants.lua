@@ -106,6 +106,23 @@ function contestants.lua_mmio()
   return runner(vcpu)
 end
 
+-- Exits of both count.
+function contestants.lua_two_vcpus()
+  local vm, vcpu = new_machine(ckvm.open(), guests.out)
+  local second = vm:create_vcpu(1)
+  second:set_sregs(vcpu:get_sregs())
+  second:set_regs(vcpu:get_regs())
+  local left = 0
+  vm:attach_io { port = PORT, write = function(_, _, _, which)
+    left = left - 1
+    if left <= 0 then which:stop() end
+  end }
+  return function(exits)
+    left = exits
+    repeat vm:run() until left <= 0
+  end
+end
+
 local function use_registers(vcpu)
   local regs = vcpu.regs
   regs.rsi = regs.rax + regs.rcx

@@ -41,6 +41,7 @@ end
 local SLICES <const> = {
   { "plain_out", 200 }, { "callback", 200 }, { "hand_back", 200 }, { "lua_out", 200 },
   { "lua_coroutine", 200 }, { "lua_write", 200 }, { "plain_write", 200 },
+  { "lua_two_vcpus", 1000 },
   { "plain_mmio", 200 }, { "lua_mmio", 200 },
   { "plain_read", 100 }, { "lua_read", 100 }, { "plain_in", 200 }, { "lua_in", 200 },
   { "plain_unbatched", 200 }, { "plain_batched", 1000 }, { "lua_batched", 1000 },
@@ -58,6 +59,7 @@ local MATCHES <const> = {
   { "Lua: the same on an in", "lua_read", "plain_in", 1.6 },
   { "  beside C that does so, too (2nd KVM_RUN)", "lua_read", "plain_read" },
   { "Lua handler that yields, on an out", "lua_coroutine", "plain_out", 1.10 },
+  { "Lua: vm:run, two vCPUs, an exit of either", "lua_two_vcpus", "plain_out" },
   { "Lua, batched outs, beside an exit each", "lua_batched", "plain_unbatched", 0.30 },
   { "  beside C that has them batched, too", "lua_batched", "plain_batched" },
   { "C: create, first exit, close", "create", "plain_create", 1.10 },
