@@ -1,0 +1,199 @@
+--- A guest from one table: memory, vCPUs in a mode, code, and what answers its ports and addresses.
+--
+-- The VM and its vCPUs are there to be changed, as `m.vm` and `m.vcpus`, before it runs and in its
+-- handlers. The functions that take a machine are its methods: `m:run()`, and `local m <close>`.
+-- @module ckvm.machine
+-- @usage
+-- local m = require("ckvm.machine").new {
+--   mode = "long",
+--   code = "\xb0\x2a\xe6\xe9\xf4", -- mov $42, %al; out %al, $0xe9; hlt
+--   devices = { { port = 0xe9, write = function(_, value) print(value) end } },
+-- }
+-- assert(m:run { timeout = 10 } == "hlt")
+local ckvm = require "ckvm"
+local x86 = require "ckvm.x86"
+
+local machine = {}
+local meta = { __index = machine }
+
+-- Below 1 MiB, where no code of protected and long mode is: descriptors, and page tables for 4 GiB.
+local GDT <const>, TABLES <const> = 0x500, 0x1000
+local REACH <const> = 4 << 30 -- what long mode has mapped
+local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- where a PC has devices and not memory
+local PAGE <const>, MOST_MEMORY <const> = 0x1000, 256 << 30
+local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000 }
+
+-- The table ------------------------------------------------------------------
+
+local KEYS <const> = {
+  memory = "integer", cpus = "integer", mode = "string", code = "string", at = "integer",
+  regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata",
+}
+
+local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
+
+local function check_keys(config)
+  for key, value in pairs(config) do
+    if not KEYS[key] then fail(4, "unknown option '%s' of a machine", tostring(key)) end
+    local kind = math.type(value) or type(value)
+    if kind ~= KEYS[key] then fail(4, "%s: %s expected, got %s", key, KEYS[key], kind) end
+  end
+end
+
+local function check(config)
+  if type(config) ~= "table" then fail(3, "a machine is made from a table") end
+  check_keys(config)
+  local memory, cpus = config.memory or 16 << 20, config.cpus or 1
+  local mode = config.mode or "real"
+  if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long", mode) end
+  local at, low = config.at or STARTS[mode], math.min(memory, HOLE)
+  if memory < 0x100000 or memory % PAGE ~= 0 or memory > MOST_MEMORY then
+    fail(3, "memory: 0x%x is not a number of whole pages between 1 MiB and 256 GiB", memory)
+  elseif cpus < 1 then
+    fail(3, "cpus: %d is less than 1", cpus)
+  elseif at < 0 or at >= low then
+    fail(3, "at: 0x%x is not in memory, which ends at 0x%x", at, low)
+  elseif #(config.code or "") > low - at then
+    fail(3, "code: 0x%x bytes at 0x%x do not fit in memory, which ends at 0x%x", #config.code, at,
+      low)
+  elseif mode ~= "real" and at < 0x10000 then
+    fail(3, "at: 0x%x is where the machine has descriptors and page tables, below 0x10000", at)
+  end
+  return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
+    regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip }
+end
+
+-- Making ---------------------------------------------------------------------
+
+local function add_memory(vm, size)
+  vm:add_memory { gpa = 0, size = math.min(size, HOLE) }
+  if size > HOLE then vm:add_memory { gpa = ABOVE, size = size - HOLE } end
+end
+
+-- The processor that KVM can make of this one, which knows its number.
+local function set_cpuid(vcpu, supported)
+  for _, entry in ipairs(supported) do
+    if entry["function"] == 1 then
+      entry.ebx = entry.ebx & 0xffffff | vcpu.id << 24
+    elseif entry["function"] == 0xb then
+      entry.edx = vcpu.id
+    end
+  end
+  vcpu:set_cpuid2(supported)
+end
+
+local function attach(vm, device)
+  if device.attach then return device:attach(vm) end
+  return device.port and vm:attach_io(device) or vm:attach_mmio(device)
+end
+
+--- Makes a machine, ready to run.
+--
+-- The first vCPU starts at the code, with clear registers and, but for real mode, flat segments and
+-- a GDT; in long mode the first 4 GiB are mapped to themselves. The others start there,
+-- too; with an irqchip they wait for the first one's INIT and SIPI. Memory is from 0 on, but for
+-- the last of the first 4 GiB: what is more than 3 GiB goes behind that.
+-- @tparam table config
+-- @tparam[opt=0x1000000] integer config.memory bytes, whole pages, 1 MiB at least
+-- @tparam[opt=1] integer config.cpus how many vCPUs
+-- @tparam[opt="real"] string config.mode `"real"`, `"protected"` or `"long"`
+-- @tparam[opt] string config.code bytes, put into memory at `at`
+-- @tparam[opt] integer config.at address of the code, and where it starts: 0x7c00 in real mode,
+-- 0x100000 in the others
+-- @tparam[opt] table config.regs more registers than rip, values by name, as `vcpu:set_regs` takes
+-- them
+-- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
+-- objects with a method `attach(vm)`
+-- @tparam[opt=false] boolean config.irqchip the kernel's interrupt controllers, and its PIT
+-- @tparam[opt] kvm config.kvm the system; if left out, it is opened
+-- @treturn table the machine, with fields `vm` and `vcpus`
+-- @raise what the calls raise that it makes; a string for a wrong table
+-- @usage
+-- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
+function machine.new(config)
+  local self = check(config)
+  local kvm = config.kvm or ckvm.open()
+  local vm = kvm:create_vm()
+  self.vm, self.vcpus = vm, {}
+  if self.irqchip then
+    vm:create_irqchip()
+    vm:create_pit2()
+  end
+  add_memory(vm, self.memory)
+  for id = 0, self.cpus - 1 do
+    self.vcpus[id + 1] = vm:create_vcpu(id)
+    set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid())
+  end
+  for _, device in ipairs(self.devices) do attach(vm, device) end
+  return setmetatable(self, meta):reset()
+end
+
+-- Running --------------------------------------------------------------------
+
+local function start(self, vcpu)
+  local gdt <const> = x86.gdt()
+  local options = { rip = self.at, rsp = self.at }
+  if self.mode ~= "real" then
+    self.vm:write(GDT, gdt)
+    options.gdt = { base = GDT, limit = #gdt - 1 }
+  end
+  if self.mode == "long" then
+    options.cr3 = x86.identity_map(self.vm, TABLES, REACH)
+  end
+  x86.enter(vcpu, self.mode, options)
+  if next(self.regs) then vcpu:set_regs(self.regs) end
+end
+
+--- Puts the code, the tables and the vCPUs back to where the machine started. Memory beside those
+-- stays as it is, and so do devices, but for those with a method `reset`, which is called.
+-- @tparam table self the machine
+-- @treturn table the machine
+-- @raise what `vcpu:set_sregs` raises
+-- @usage
+-- local m = require("ckvm.machine").new { code = "\xf4" }
+-- m:run()
+-- m:reset():run()
+function machine.reset(self)
+  if self.code then self.vm:write(self.at, self.code) end
+  for _, entry in ipairs(self.devices) do
+    local device = entry.device or entry
+    if device.reset then device:reset() end
+  end
+  for i, vcpu in ipairs(self.vcpus) do
+    if i > 1 and self.irqchip then
+      vcpu:set_mp_state "uninitialized"
+    else
+      if self.irqchip then vcpu:set_mp_state "runnable" end
+      start(self, vcpu)
+    end
+  end
+  return self
+end
+
+--- Runs it, all vCPUs at once: `vcpu:run` of the only one, or `vm:run`.
+-- @tparam table self the machine
+-- @tparam[opt] table options as for `vm:run`
+-- @treturn string why it ended, as from `vm:run`
+-- @treturn vcpu the one that did
+-- @treturn[opt] any the value that was given to `vcpu:stop`
+-- @raise what `vm:run` raises
+-- @usage
+-- local m = require("ckvm.machine").new { code = "\xf4" }
+-- print(m:run { timeout = 1 })
+function machine.run(self, options)
+  if #self.vcpus > 1 then return self.vm:run(options) end
+  local why, value = self.vcpus[1]:run(options)
+  if value == nil then return why, self.vcpus[1] end
+  return why, self.vcpus[1], value
+end
+
+--- Closes the VM, and with it all that the machine has.
+-- @tparam table self the machine
+-- @raise only for misuse
+-- @usage
+-- require("ckvm.machine").new { code = "\xf4" }:close()
+function machine.close(self) self.vm:close() end
+
+meta.__close = machine.close
+
+return machine

@@ -1,0 +1,164 @@
+-- ckvm.machine: a guest from one table.
+
+local ckvm = require "ckvm"
+local machine = require "ckvm.machine"
+local support = require "support"
+
+local contains, error_of, LIMITS = support.contains, support.error_of, support.LIMITS
+
+local OUT_HLT <const> = "\xb0\x2a\xe6\xe9\xf4" -- mov $42, %al; out %al, $0xe9; hlt
+
+-- A device, and the list of what is written to it.
+local function port(list)
+  return { port = 0xe9, write = function(_, value) table.insert(list, value) end }
+end
+
+describe("A machine", function()
+  before_each(support.need_kvm)
+
+  for _, mode in ipairs { "real", "protected", "long" } do
+    it("runs its code in " .. mode .. " mode", function()
+      local seen = {}
+      local m <close> = machine.new { mode = mode, code = OUT_HLT, devices = { port(seen) } }
+      local why, vcpu = m:run(LIMITS)
+      assert.equal("hlt", why)
+      assert.equal(m.vcpus[1], vcpu)
+      assert.same({ 42 }, seen)
+      assert.equal(mode ~= "real", m.vcpus[1].sregs.cr0 & 1 == 1)
+      assert.equal(mode == "long", m.vcpus[1].sregs.efer & 1 << 10 ~= 0)
+    end)
+  end
+
+  it("has segments that the guest can load again", function()
+    -- mov $0x10, %ax; mov %ax, %ds; mov (0x100000), %al; hlt
+    local m <close> = machine.new { mode = "protected",
+      code = "\x66\xb8\x10\x00\x8e\xd8\xa0\x00\x00\x10\x00\xf4" }
+    assert.equal("hlt", (m:run(LIMITS)))
+    assert.equal(0x66, m.vcpus[1].regs.rax & 0xff)
+  end)
+
+  it("has the memory, the address and the registers that it is told", function()
+    local m <close> = machine.new { memory = 1 << 20, at = 0x8000, code = "\xf4",
+      regs = { rbx = 7 } }
+    assert.equal("hlt", (m:run(LIMITS)))
+    assert.equal(0x8001, m.vcpus[1].regs.rip)
+    assert.equal(7, m.vcpus[1].regs.rbx)
+    m.vm:write(0xfffff, "x")
+    assert(not pcall(m.vm.write, m.vm, 0x100000, "x"))
+  end)
+
+  it("has no memory in the last of the first 4 GiB", function()
+    local m <close> = machine.new { memory = (3 << 30) + 0x10000, code = "\xf4" }
+    m.vm:write((3 << 30) - 1, "x")
+    m.vm:write((4 << 30) + 0xffff, "x")
+    assert(not pcall(m.vm.write, m.vm, 3 << 30, "x"))
+    assert(not pcall(m.vm.write, m.vm, (4 << 30) + 0x10000, "x"))
+  end)
+
+  it("starts anew after a reset", function()
+    local seen, resets = {}, 0
+    local device = {}
+    function device.write(_, _, value) table.insert(seen, value) end
+    function device.reset() resets = resets + 1 end
+    -- mov $42, %al; out %al, $0xe9; movb $43, (0x7c01), which is in the mov; hlt
+    local m <close> = machine.new {
+      code = "\xb0\x2a\xe6\xe9\xc6\x06\x01\x7c\x2b\xf4",
+      devices = { { port = 0xe9, device = device } },
+    }
+    for _ = 1, 3 do
+      assert.equal("hlt", (m:run(LIMITS)))
+      assert.equal(0x2b, m.vm:read_u8(0x7c01))
+      assert.equal(m, m:reset())
+    end
+    assert.same({ 42, 42, 42 }, seen)
+    assert.equal(4, resets)
+  end)
+
+  it("takes devices that attach themselves, at ports and addresses", function()
+    local device = { seen = {} }
+    function device:attach(vm)
+      vm:attach_mmio { gpa = 0xd00000, size = 0x1000, device = self }
+      vm:attach_io { port = 0x10, device = self }
+    end
+    function device.read() return 5 end
+    function device:write(offset, value) table.insert(self.seen, { offset, value }) end
+    -- mov (0xd00010), %al; mov %al, (0xd00020); out %al, $0x10; hlt
+    local m <close> = machine.new { mode = "protected", memory = 2 << 20, devices = { device },
+      code = "\xa0\x10\x00\xd0\x00\xa2\x20\x00\xd0\x00\xe6\x10\xf4" }
+    assert.equal("hlt", (m:run(LIMITS)))
+    assert.same({ { 0x20, 5 }, { 0, 5 } }, device.seen)
+  end)
+
+  it("has several vCPUs, which know their numbers, and starts them all", function()
+    local seen = {}
+    local m <close> = machine.new { cpus = 3, mode = "long", code = OUT_HLT .. "\xeb\xfe",
+      devices = { { port = 0xe9, write = function(_, _, _, vcpu) seen[vcpu.id] = true end } } }
+    for _ = 1, 3 do assert.equal("hlt", (m:run(LIMITS))) end
+    assert.same({ [0] = true, true, true }, seen)
+    for id, vcpu in ipairs(m.vcpus) do
+      for _, entry in ipairs(vcpu:get_cpuid2()) do
+        if entry["function"] == 1 then assert.equal(id - 1, entry.ebx >> 24) end
+      end
+    end
+  end)
+
+  it("has the others wait for INIT and SIPI, with an irqchip", function()
+    local started = {}
+    local m <close> = machine.new {
+      cpus = 2, mode = "long", irqchip = true,
+      -- INIT and SIPI at 0x8000, to all but itself: movl to 0xfee00300; pause; jmp
+      code = "\xbf\x00\x03\xe0\xfe\xc7\x07\x00\x45\x0c\x00\xc7\x07\x08\x46\x0c\x00\xf3\x90\xeb\xfc",
+      devices = { { port = 0xe9, write = function(_, value, _, vcpu)
+        started[vcpu.id] = value
+        vcpu:stop "up"
+      end } },
+    }
+    for _ = 1, 2 do
+      m.vm:write(0x8000, OUT_HLT)
+      local why, _, value = m:run(LIMITS)
+      assert.same({ "stopped", "up" }, { why, value })
+      assert.same({ 42 }, started)
+      started = {}
+      m:reset()
+    end
+  end)
+
+  it("returns what stop was given, with one vCPU as with several", function()
+    for cpus = 1, 2 do
+      local m <close> = machine.new { cpus = cpus, code = OUT_HLT, devices = { {
+        port = 0xe9, write = function(_, value, _, vcpu) vcpu:stop(value) end,
+      } } }
+      local why, vcpu, value = m:run(LIMITS)
+      assert.same({ "stopped", 42 }, { why, value })
+      assert.equal(m.vcpus[vcpu.id + 1], vcpu)
+    end
+  end)
+
+  it("refuses a wrong table, and says what is wrong", function()
+    for message, config in pairs {
+      ["unknown option 'cpu'"] = { cpu = 1 },
+      ["cpus: integer expected, got string"] = { cpus = "2" },
+      ["cpus: 0 is less than 1"] = { cpus = 0 },
+      ["memory: 0x1001 is not"] = { memory = 0x1001 },
+      ["memory: 0xffffffffffffffff is not"] = { memory = -1 },
+      ["mode: 'big' is none of"] = { mode = "big" },
+      ["at: 0x1000 is where"] = { mode = "long", at = 0x1000 },
+      ["at: 0xffffffffffffffff is not in memory"] = { at = -1 },
+      ["at: 0x100000 is not in memory"] = { mode = "long", memory = 1 << 20 },
+      ["code: 0x401 bytes at 0xffc00 do not fit"] = { mode = "long", memory = 1 << 20,
+        at = 0xffc00, code = ("\xf4"):rep(0x401) },
+    } do
+      local err = error_of(machine.new, config)
+      contains(message, err)
+      contains("machine_spec", error_of(function() machine.new(config) end))
+    end
+    contains("from a table", error_of(machine.new))
+    contains("is beyond 0xffff", error_of(machine.new, { at = 0x10000 }))
+  end)
+
+  it("uses the system that it is given", function()
+    local kvm <close> = ckvm.open { sync_regs = false }
+    local m <close> = machine.new { kvm = kvm, code = "\xf4" }
+    assert.equal("hlt", (m:run(LIMITS)))
+  end)
+end)
