@@ -184,6 +184,29 @@ function support.count_fds()
   return count - 1 -- the one that counts
 end
 
+-- How many threads this process has whose name is that pattern. KVM itself has one for a VM, too.
+function support.count_threads(pattern)
+  local count = 0
+  for id in lfs.dir("/proc/self/task") do
+    local file = io.open("/proc/self/task/" .. id .. "/comm")
+    local name = file and file:read("l") or ""
+    if file then file:close() end
+    if name:find("^" .. pattern .. "$") then count = count + 1 end
+  end
+  return count
+end
+
+-- Raises unless there are as many. One that has begun has its name a little later, and one that
+-- was joined goes then.
+function support.expect_threads(pattern, expected)
+  local count
+  for _ = 1, 100000 do
+    count = support.count_threads(pattern)
+    if count == expected then return end
+  end
+  error(("%d threads '%s', not %d"):format(count, pattern, expected), 2)
+end
+
 -- Collects until nothing more comes of it.
 function support.collect()
   for _ = 1, 4 do collectgarbage() end

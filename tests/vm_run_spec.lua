@@ -1,7 +1,6 @@
 -- vm:run: all vCPUs of a VM at once, each in a thread of its own.
 
 local ckvm = require "ckvm"
-local lfs = require "lfs"
 local support = require "support"
 
 local OUT <const> = "\xe6\x10\xeb\xfc"  -- loop: out %al, $0x10; jmp loop
@@ -27,25 +26,6 @@ local function run(vm, options)
   options = options or {}
   options.timeout = options.timeout or 20
   return vm:run(options)
-end
-
--- Those of vCPUs: KVM itself has a thread for a VM, too.
-local function count_threads()
-  local count = 0
-  for name in lfs.dir("/proc/self/task") do
-    local file = io.open("/proc/self/task/" .. name .. "/comm")
-    if file and file:read("l"):find("^vCPU %d+$") then count = count + 1 end
-    if file then file:close() end
-  end
-  return count
-end
-
--- One that was joined is in /proc for a little longer.
-local function await_threads(expected)
-  for _ = 1, 100000 do
-    if count_threads() == expected then return end
-  end
-  assert.equal(expected, count_threads())
 end
 
 -- Until both have been there: by then both guests run.
@@ -305,20 +285,21 @@ describe("vm:run", function()
 
   it("has no thread left when the VM is closed, or collected", function()
     support.collect()
-    local before <const> = count_threads()
+    local THREAD <const> = "vCPU %d+"
+    local before <const> = support.count_threads(THREAD)
     local vm = machine(HLT, SPIN)
     run(vm)
-    await_threads(before + 2)
+    support.expect_threads(THREAD, before + 2)
     vm:close()
-    await_threads(before)
+    support.expect_threads(THREAD, before)
     vm = machine(OUT, SPIN)
     vm:attach_io { port = 0x10, write = function() vm:close() end }
     support.error_of(run, vm)
-    await_threads(before)
+    support.expect_threads(THREAD, before)
     vm = nil;
     (function() run((machine(HLT, SPIN))) end)()
     support.collect()
-    await_threads(before)
+    support.expect_threads(THREAD, before)
   end)
 
   describe("in a process of its own", function()

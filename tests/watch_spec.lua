@@ -1,12 +1,12 @@
 -- vm:watch and vm:after: handlers for what happens outside of the guest.
 
 local ckvm = require "ckvm"
-local lfs = require "lfs"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
 local LIMITS = support.LIMITS
 
+local THREAD <const> = "ckvm events"
 local SPIN <const> = "\xeb\xfe"     -- jmp .
 local OUT <const> = "\xe6\x10\xeb\xfc" -- loop: out %al, $0x10; jmp loop
 
@@ -258,33 +258,17 @@ describe("vm:watch", function()
   end)
 
   it("leaves no descriptor and no thread", function()
-    local function count_threads()
-      local count = 0
-      for name in lfs.dir("/proc/self/task") do
-        local file = io.open("/proc/self/task/" .. name .. "/comm")
-        if file and file:read("l") == "ckvm events" then count = count + 1 end
-        if file then file:close() end
-      end
-      return count
-    end
     support.collect()
-    -- One that has begun has its name a little later, and one that was joined goes then.
-    local function threads(expected)
-      for _ = 1, 100000 do
-        if count_threads() == expected then return end
-      end
-      assert.equal(expected, count_threads())
-    end
-    local fds <const>, before <const> = support.count_fds(), count_threads()
+    local fds <const>, before <const> = support.count_fds(), support.count_threads(THREAD)
     for i = 1, 3 do
       local vm = ckvm.open():create_vm()
       for _ = 1, 5 do vm:watch(0, "read", print) end
       vm:after(1000, print)
-      threads(before + 1)
+      support.expect_threads(THREAD, before + 1)
       if i < 3 then vm:close() end
     end
     support.collect()
     assert.equal(fds, support.count_fds())
-    threads(before)
+    support.expect_threads(THREAD, before)
   end)
 end)

@@ -282,6 +282,13 @@ void luackvm_close_all(lua_State *L);
 /* pointer.c --------------------------------------------------------------- */
 
 /*
+ * Has `collect` called for the userdata on top when it is collected; `unique`
+ * is one address for each function.
+ */
+void luackvm_collect_with(lua_State *L, const void *unique,
+			  lua_CFunction collect);
+
+/*
  * Pushes a place for a pointer that free() takes, to be made before the memory
  * is: whatever raises after that, the collector frees it.
  */

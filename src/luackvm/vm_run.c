@@ -265,15 +265,7 @@ static struct crew *push_crew(lua_State *L, struct ckvm_lua *lua)
 	pthread_cond_init(&crew->done, NULL);
 	lua_newtable(L);
 	lua_setiuservalue(L, -2, 1);
-	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &crew_key) != LUA_TTABLE) {
-		lua_pop(L, 1);
-		lua_createtable(L, 0, 1);
-		lua_pushcfunction(L, end_crew);
-		lua_setfield(L, -2, "__gc");
-		lua_pushvalue(L, -1);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, &crew_key);
-	}
-	lua_setmetatable(L, -2);
+	luackvm_collect_with(L, &crew_key, end_crew);
 	lua_pushvalue(L, -1);
 	lua_setiuservalue(L, 1, VM_CREW);
 	return crew;

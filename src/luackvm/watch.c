@@ -69,16 +69,8 @@ static struct luackvm_watcher *new_watcher(lua_State *L, struct ckvm_vm *vm)
 	struct luackvm_watcher *watcher =
 		lua_newuserdatauv(L, sizeof(*watcher), 0);
 
-	if (lua_rawgetp(L, LUA_REGISTRYINDEX, &watcher_key) != LUA_TTABLE) {
-		lua_pop(L, 1);
-		lua_createtable(L, 0, 1);
-		lua_pushcfunction(L, collect_watcher);
-		lua_setfield(L, -2, "__gc");
-		lua_pushvalue(L, -1);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, &watcher_key);
-	}
+	luackvm_collect_with(L, &watcher_key, collect_watcher);
 	luackvm_begin_watcher(watcher, vm);
-	lua_setmetatable(L, -2);
 	lua_setiuservalue(L, 1, VM_WATCHER);
 	return watcher;
 }

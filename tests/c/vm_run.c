@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* vm:run beside a thread of the host's in the same state, for TSan to watch. */
-#include "test.h"
-
-#include <lua.h>
-#include <lualib.h>
-#include <lauxlib.h>
-
-#include "ckvm_lua.h"
+#include "lua_state.h"
 
 static const char guest[] =
 	"vm = ckvm.open():create_vm()\n"
@@ -25,23 +19,10 @@ static const char guest[] =
 	"    if count % 7 == 0 then vcpu:stop(count) end\n"
 	"  end }\n";
 
-static void run(lua_State *L, const char *code)
+static lua_State *open_guest(void)
 {
-	if (luaL_dostring(L, code) != LUA_OK) {
-		fprintf(stderr, "%s\n", lua_tostring(L, -1));
-		exit(1);
-	}
-}
+	lua_State *L = open_state();
 
-static lua_State *open_state(void)
-{
-	lua_State *L = luaL_newstate();
-
-	if (!L)
-		exit(1);
-	luaL_openlibs(L);
-	luaL_requiref(L, "ckvm", luaopen_ckvm, 1);
-	lua_settop(L, 0);
 	run(L, guest);
 	return L;
 }
@@ -73,7 +54,7 @@ static void *meddle(void *opaque)
 
 static void several_threads_are_in_a_state(void)
 {
-	lua_State *L = open_state(), *other = lua_newthread(L);
+	lua_State *L = open_guest(), *other = lua_newthread(L);
 	struct ckvm_lua *lua = ckvm_lua_get(L);
 	pthread_t thread;
 
@@ -98,7 +79,7 @@ static void *interrupt(void *opaque)
 
 static void an_interrupt_ends_it(void)
 {
-	lua_State *L = open_state();
+	lua_State *L = open_guest();
 	pthread_t thread;
 
 	for (int i = 0; i < test_times(1000); i++) {

@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Waiting for an eventfd in Lua, while other threads are in the state. */
-#include "test.h"
-
-#include <lua.h>
-#include <lualib.h>
-#include <lauxlib.h>
-
-#include "ckvm_lua.h"
+#include "lua_state.h"
 
 #define WAITERS 3
 
@@ -17,26 +11,6 @@ struct waiter {
 	atomic_bool is_inside; /* has the lock, to give it up as it waits */
 	int status;
 };
-
-static lua_State *open_state(void)
-{
-	lua_State *L = luaL_newstate();
-
-	if (!L)
-		exit(1);
-	luaL_openlibs(L);
-	luaL_requiref(L, "ckvm", luaopen_ckvm, 1);
-	lua_settop(L, 0);
-	return L;
-}
-
-static void run(lua_State *L, const char *code)
-{
-	if (luaL_dostring(L, code) != LUA_OK) {
-		fprintf(stderr, "%s\n", lua_tostring(L, -1));
-		exit(1);
-	}
-}
 
 static void *work(void *opaque)
 {
