@@ -1,6 +1,7 @@
 -- Timeouts: of runs, of runs within others and of suspended ones, and of handlers that do not come
 -- back.
 
+local ckvm = require "ckvm"
 local support = require "support"
 
 local error_of, contains = support.error_of, support.contains
@@ -231,8 +232,9 @@ describe("a timeout", function()
   it("of a suspended run, once it has passed, keeps no other from going on", function()
     local _, suspended_vm, suspended = guest(OUT .. HLT)
     suspended_vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local co = coroutine.create(function() suspended:run { timeout = 0.001 } end)
+    local co = coroutine.create(function() suspended:run { timeout = 0.2 } end)
     coroutine.resume(co)
+    ckvm.eventfd():wait { timeout = 0.21 } -- time goes by
     local WAIT <const> = "\xb9\xff\xff\xe2\xfe" -- mov $0xffff, %cx; 1: loop 1b
     local _, vm, vcpu = guest(WAIT .. OUT .. WAIT .. OUT .. HLT)
     local count = 0
@@ -329,7 +331,7 @@ describe("a handler that is still running after the deadline", function()
           coroutine.yield()
           spin()
         end)
-        local co = coroutine.create(function() vcpu:run { timeout = 0.05 } end)
+        local co = coroutine.create(function() vcpu:run { timeout = 0.2 } end)
         coroutine.resume(co)
         local resume = meanwhile(co) or coroutine.resume
         print(what, select(2, resume(co)))

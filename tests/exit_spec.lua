@@ -116,7 +116,7 @@ describe("vcpu.exit", function()
     vcpu:run_once()
     contains("over", error_of(function() return exit.reason end))
     assert.equal(0x10, vcpu.exit.port)
-    vcpu:run { timeout = 0.001 }
+    vcpu:run { timeout = 0.2 }
     contains("over", error_of(function() return exit.reason end))
   end)
 
