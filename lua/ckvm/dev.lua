@@ -1,0 +1,139 @@
+--- What the device models share, and what a script can use for models of its own.
+--
+-- A device is a table with `read(self, offset, size)` and `write(self, offset, value, size)`, for
+-- `vm:attach_io` and `vm:attach_mmio`. It knows no VM and no vCPU: functions that it was given
+-- carry out what it does, such as `irq`, which gets the new level of its interrupt line. Its state
+-- is one flat table, `self.state`, which `save` and `load` copy. Guests are hostile, so that every
+-- offset, size and value gets an answer; errors are for scripts.
+-- @module ckvm.dev
+-- @usage
+-- local uart = require("ckvm.dev.uart").new {
+--   irq = function(level) print("interrupt line", level) end,
+--   write = function(bytes) io.write(bytes) end,
+-- }
+-- vm:attach_io { port = 0x2f8, count = 8, device = uart }
+local dev = {}
+
+local ABSENT <const> = 0xff -- what the bus has where nobody drives it
+
+local function type_of(value)
+  return math.type(value) or type(value)
+end
+
+--- Checks the options that a model's `new` was given, and blames who called that.
+-- @tparam string name of the model, for messages
+-- @tparam table options what is checked
+-- @tparam table types by name, the type of each option as `type` and `math.type` tell it; with a
+-- `?` behind it, the option may be left out
+-- @raise only for misuse: a string that names the option
+-- @usage
+-- local function new(options)
+--   dev.check("lamp", options, { irq = "function?", color = "string" })
+--   return setmetatable({ state = { lit = false } }, { __index = options })
+-- end
+-- new { color = "red" }
+function dev.check(name, options, types)
+  if type(options) ~= "table" then
+    error(("%s: table of options expected, got %s"):format(name, type_of(options)), 3)
+  end
+  for key in pairs(options) do
+    if not types[key] then
+      error(("%s: unknown option '%s'"):format(name, tostring(key)), 3)
+    end
+  end
+  for key, expected in pairs(types) do
+    local found, kind = type_of(options[key]), expected:match("%l+")
+    if found ~= kind and not (found == "nil" and expected ~= kind) then
+      error(("%s: %s: %s expected, got %s"):format(name, key, kind, found), 3)
+    end
+  end
+end
+
+--- Does nothing: what a device calls where no function was given.
+-- @raise never
+-- @usage
+-- local options = {}
+-- local irq = options.irq or dev.ignore
+-- irq(true)
+function dev.ignore() end
+
+--- Copies a device's state, which is a flat table of numbers, strings and booleans.
+-- @tparam table state of a device
+-- @treturn table a fresh table with the same in it
+-- @raise only for misuse
+-- @usage
+-- local state = { command = 0, queue = "" }
+-- assert(dev.copy(state) ~= state and dev.copy(state).queue == "")
+function dev.copy(state)
+  local copy = {}
+  for key, value in pairs(state) do copy[key] = value end
+  return copy
+end
+
+--- Copies a state that a model's `load` was given, and blames who called that where it is not of
+-- the model.
+-- @tparam table state what `save` has returned
+-- @tparam table like a state of the model: the same keys, and values of the same types
+-- @treturn table a copy of `state`
+-- @raise only for misuse: a string that names the key
+-- @usage
+-- local state = dev.restore({ command = 7 }, { command = 0 })
+-- assert(state.command == 7)
+function dev.restore(state, like)
+  if type(state) ~= "table" then
+    error(("state: table expected, got %s"):format(type_of(state)), 3)
+  end
+  for key in pairs(state) do
+    if like[key] == nil then error(("state: unknown key '%s'"):format(tostring(key)), 3) end
+  end
+  for key, value in pairs(like) do
+    if type_of(state[key]) ~= type_of(value) then
+      error(("state: %s: %s expected, got %s"):format(key, type_of(value),
+        type_of(state[key])), 3)
+    end
+  end
+  return dev.copy(state)
+end
+
+--- Reads registers of a byte each. A wider access is one byte after the other, as the ISA bus does
+-- it; where there is no register, it reads all ones.
+-- @tparam table device that the registers are of
+-- @tparam table registers by offset: `{ read = function(device), write = function(device, byte) }`
+-- @tparam integer offset of the first byte
+-- @tparam integer size bytes to read
+-- @treturn integer the value, little-endian
+-- @raise what the registers' functions raise
+-- @usage
+-- local registers = { [0] = { read = function(lamp) return lamp.state.lit and 1 or 0 end } }
+-- assert(dev.read({ state = { lit = true } }, registers, 0, 2) == 0xff01)
+function dev.read(device, registers, offset, size)
+  local value = 0
+  for i = 0, size - 1 do
+    local register = registers[offset + i]
+    local byte = register and register.read and register.read(device) or ABSENT
+    value = value | (byte & 0xff) << 8 * i
+  end
+  return value
+end
+
+--- Writes registers of a byte each, the first one first. Where there is no register, nothing
+-- happens.
+-- @tparam table device that the registers are of
+-- @tparam table registers by offset: `{ read = function(device), write = function(device, byte) }`
+-- @tparam integer offset of the first byte
+-- @tparam integer value the bytes that are written, little-endian
+-- @tparam integer size bytes to write
+-- @raise what the registers' functions raise
+-- @usage
+-- local function switch(lamp, byte) lamp.lit = byte & 1 == 1 end
+-- local lamp = {}
+-- dev.write(lamp, { [1] = { write = switch } }, 0, 0x0100, 2)
+-- assert(lamp.lit)
+function dev.write(device, registers, offset, value, size)
+  for i = 0, size - 1 do
+    local register = registers[offset + i]
+    if register and register.write then register.write(device, value >> 8 * i & 0xff) end
+  end
+end
+
+return dev
