@@ -1,0 +1,135 @@
+--- What an image is, and its way into a guest's memory.
+--
+-- No field of an image is trusted. One that is off is an error that begins with the image's name,
+-- and names the field and its value: `kernel.elf: e_machine 0x28 is not 0x3e, that of 64-bit x86`.
+-- Nothing is written then.
+-- @module ckvm.boot
+-- @usage
+-- local boot = require "ckvm.boot"
+-- local start = boot.load(vm, "\xf4", { name = "halt.bin", memory = 0x10000 }) -- hlt
+-- boot.enter(vcpu, start)
+-- assert(vcpu:run() == "hlt")
+local boot = {}
+
+local check = require "ckvm.x86.check"
+local image = require "ckvm.boot.image"
+local ram = require "ckvm.boot.ram"
+local x86 = require "ckvm.x86"
+
+-- An image is of the first whose test says so; the last takes anything.
+local FORMATS <const> = { "elf", "sector", "flat" }
+local formats <const> = {}
+for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
+
+local LEAST <const>, MOST <const> = 0x1000, 512 << 30 -- bytes of memory
+
+--- Tells what an image is, by the tests of the formats themselves.
+--
+-- `"elf"`: an ELF file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at
+-- 510. `"flat"`: nothing of these.
+-- @tparam string bytes the whole image
+-- @treturn string the name of a format
+-- @raise only for misuse
+-- @usage
+-- local boot = require "ckvm.boot"
+-- assert(boot.detect("\xf4") == "flat")
+function boot.detect(bytes)
+  check.argument("bytes", bytes, "string")
+  for _, name in ipairs(FORMATS) do
+    if formats[name].detect(bytes) then return name end
+  end
+end
+
+-- Options --------------------------------------------------------------------
+
+local OPTIONS <const> = {
+  name = "string?", memory = "integer", cmdline = "string?", modules = "table?", format = "string?",
+  at = "integer?",
+}
+local MODULE <const> = { bytes = "string", cmdline = "string?" }
+
+local function check_text(what, text)
+  if text and text:find("\0", 1, true) then
+    error(("%s: has a zero byte, which would end it"):format(what), 4)
+  end
+end
+
+-- What the format has no place for would be lost.
+local function check_taken(name, options)
+  for _, key in ipairs { "cmdline", "modules", "at" } do
+    if options[key] and not formats[name][key] then
+      error(("%s: the format '%s' has no place for it"):format(key, name), 3)
+    end
+  end
+end
+
+local function check_values(options)
+  if options.memory < LEAST or options.memory > MOST then
+    error(("memory: 0x%x is not between 0x%x and 0x%x"):format(options.memory, LEAST, MOST), 3)
+  elseif options.format and not formats[options.format] then
+    error(("unknown format '%s'"):format(options.format), 3)
+  end
+  check_text("cmdline", options.cmdline)
+  for _, module in ipairs(options.modules or {}) do check_text("cmdline", module.cmdline) end
+end
+
+--- Loads an image into memory, with what its format says that it is to find there.
+--
+-- A flat binary and a sector start in real mode, at `at` and at 0x7c00, with the stack below; a
+-- sector has 0x80, the first disk, in DL, and nothing but its 512 bytes is loaded. ELF files are
+-- loaded by physical addresses, and start at theirs of `e_entry`: 32-bit ones in protected mode,
+-- 64-bit ones in long mode with 4 GiB or more mapped to itself, all with a stack of 16 KiB.
+--
+-- The result is a table for `ckvm.boot.enter`: `format`, `mode`, `rip` and `regs`, the registers
+-- by name; where they are, `gdt` (`{ base =, limit = }`) and `cr3`, and as `sregs` what else is not
+-- as `ckvm.x86.enter` has it.
+-- @tparam vm vm whose memory it is
+-- @tparam string bytes the whole image
+-- @tparam table options
+-- @tparam[opt="image"] string options.name for messages
+-- @tparam integer options.memory bytes of memory, which begins at 0
+-- @tparam[opt] string options.format its name, for what `ckvm.boot.detect` takes for another
+-- @tparam[opt=0x7c00] integer options.at address of a flat binary
+-- @tparam[opt] string options.cmdline for formats that have one
+-- @tparam[opt] table options.modules a list of `{ bytes =, cmdline = }`, for formats with modules
+-- @treturn table where to start
+-- @raise a string that begins with the image's name, and says what is wrong with it
+-- @usage
+-- local boot = require "ckvm.boot"
+-- local sector = "\xf4" .. ("\0"):rep(509) .. "\x55\xaa" -- hlt
+-- local start = boot.load(vm, sector, { name = "disk.img", memory = 0x10000 })
+-- assert(start.format == "sector" and start.rip == 0x7c00)
+function boot.load(vm, bytes, options)
+  check.argument("vm", vm, "ckvm VM")
+  check.argument("bytes", bytes, "string")
+  check.fields("options", options, OPTIONS)
+  for _, module in ipairs(options.modules or {}) do check.fields("a module", module, MODULE) end
+  check_values(options)
+  local name = options.format or boot.detect(bytes)
+  check_taken(name, options)
+  local file = image.new(bytes, options.name or "image")
+  local memory = ram.new(file, options.memory)
+  local start = formats[name].load(file, memory, options)
+  start.format = name
+  memory:write(vm)
+  return start
+end
+
+--- Puts a vCPU where `ckvm.boot.load` says: `ckvm.x86.enter`, and the registers.
+-- @tparam vcpu vcpu that is to start there
+-- @tparam table start what `ckvm.boot.load` has returned
+-- @raise what `ckvm.x86.enter` raises
+-- @usage
+-- local boot = require "ckvm.boot"
+-- boot.enter(vcpu, boot.load(vm, "\xf4", { memory = 0x10000 }))
+function boot.enter(vcpu, start)
+  check.argument("vcpu", vcpu, "ckvm vCPU")
+  check.argument("start", start, "table")
+  check.blame(function()
+    x86.enter(vcpu, start.mode, { rip = start.rip, gdt = start.gdt, cr3 = start.cr3 })
+    if start.sregs then vcpu:set_sregs(start.sregs) end
+    vcpu:set_regs(start.regs)
+  end)
+end
+
+return boot

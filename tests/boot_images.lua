@@ -1,0 +1,44 @@
+-- Small images of every format that ckvm.boot loads, for its specs: each valid but for what it is
+-- told.
+
+local images = {}
+
+local CODE <const> = 0x1000 -- the offset in the file
+
+function images.patch(bytes, offset, format, value)
+  local new = string.pack(format, value)
+  return bytes:sub(1, offset) .. new .. bytes:sub(offset + #new + 1)
+end
+
+function images.sector(code)
+  return code .. ("\0"):rep(510 - #code) .. "\x55\xaa"
+end
+
+local function padded(bytes, size)
+  return bytes .. ("\0"):rep(size - #bytes)
+end
+
+local function program_header(bits, type, offset, vaddr, paddr, filesz, memsz)
+  if bits == 32 then
+    return string.pack("<i4i4i4i4i4i4i4i4", type, offset, vaddr, paddr, filesz, memsz, 7, 4)
+  end
+  return string.pack("<i4i4i8i8i8i8i8i8", type, 7, offset, vaddr, paddr, filesz, memsz, 4)
+end
+
+-- `code` is loaded `at` (0x100000), and linked to `vaddr`; of 64 `bits` unless told. The list is
+-- of further program headers: { type, offset, vaddr, paddr, filesz, memsz }.
+function images.elf(fields)
+  local bits, at = fields.bits or 64, fields.at or 0x8000
+  local size = #fields.code
+  local vaddr = fields.vaddr or at
+  local headers = { program_header(bits, 1, CODE, vaddr, at, size, fields.memsz or size) }
+  for i, more in ipairs(fields) do headers[i + 1] = program_header(bits, table.unpack(more)) end
+  local word, header, entry = "<I2I2I4i8i8i8I4I2I2I2I2I2I2", 64, 56
+  if bits == 32 then word, header, entry = "<I2I2I4i4i4i4I4I2I2I2I2I2I2", 52, 32 end
+  local ident = "\x7fELF" .. string.pack("BBB", bits // 32, 1, 1) .. ("\0"):rep(9)
+  local machine = bits == 32 and 3 or 62
+  return padded(ident .. string.pack(word, 2, machine, 1, fields.entry or vaddr, header, 0, 0,
+    header, entry, #headers, 0, 0, 0) .. table.concat(headers), CODE) .. fields.code
+end
+
+return images

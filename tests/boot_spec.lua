@@ -1,0 +1,301 @@
+-- ckvm.boot: what an image is, where it is loaded, what a guest finds there; and what is refused.
+
+local boot = require "ckvm.boot"
+local ckvm = require "ckvm"
+local images = require "boot_images"
+local support = require "support"
+
+local MiB <const> = 1 << 20
+
+-- A VM with memory from 0 on, full of ones.
+local function guest(size)
+  local vm = ckvm.open():create_vm()
+  vm:add_memory { gpa = 0, size = size or 4 * MiB }
+  vm:fill(0, size or 4 * MiB, 0xff)
+  return vm
+end
+
+local function load(bytes, options)
+  local vm = guest()
+  local whole = { name = "a.img", memory = 4 * MiB }
+  for key, value in pairs(options or {}) do whole[key] = value end
+  return boot.load(vm, bytes, whole), vm
+end
+
+-- The whole message, and that nothing was written.
+local function refuses(message, bytes, options)
+  local vm = guest(MiB)
+  local whole = { name = "a.img", memory = MiB }
+  for key, value in pairs(options or {}) do whole[key] = value end
+  assert.equal("a.img: " .. message, support.error_of(boot.load, vm, bytes, whole))
+  assert.equal(("\xff"):rep(MiB), vm:read(0, MiB))
+end
+
+local function blames(message, fn, ...)
+  local args = table.pack(...)
+  local err = support.error_of(function() local _ = fn(table.unpack(args, 1, args.n)) end)
+  support.contains("boot_spec.lua:", err)
+  support.contains(message, err)
+end
+
+-- Runs it until HLT; returns the vCPU.
+local function run(start, vm)
+  local vcpu = vm:create_vcpu(0)
+  vcpu:set_regs { rax = -1, rbx = -1, rdx = -1, rsp = -1 }
+  boot.enter(vcpu, start)
+  assert.equal("hlt", vcpu:run { timeout = 20 })
+  return vcpu
+end
+
+describe("ckvm.boot:", function()
+  before_each(support.need_kvm)
+
+  describe("load", function()
+    it("refuses other arguments and options, and blames the caller", function()
+      local vm = guest()
+      blames("vm: VM expected, got nil", boot.load)
+      blames("bytes: string expected, got table", boot.load, vm, {}, { memory = MiB })
+      blames("options: table expected, got nil", boot.load, vm, "\xf4")
+      blames("memory: integer expected, got nil", boot.load, vm, "\xf4", {})
+      blames("unknown field 'size' of options", boot.load, vm, "", { memory = MiB, size = 1 })
+      blames("memory: 0xfff is not between 0x1000 and 0x8000000000", boot.load, vm, "",
+        { memory = 0xfff })
+      blames("memory: 0xffffffffffffffff is not between", boot.load, vm, "", { memory = -1 })
+      blames("unknown format 'coff'", boot.load, vm, "", { memory = MiB, format = "coff" })
+      blames("cmdline: has a zero byte", boot.load, vm, "", { memory = MiB, cmdline = "a\0" })
+      blames("a module: table expected, got string", boot.load, vm, "",
+        { memory = MiB, modules = { "" } })
+      blames("bytes: string expected, got nil", boot.load, vm, "",
+        { memory = MiB, modules = { {} } })
+      blames("cmdline: has a zero byte", boot.load, vm, "",
+        { memory = MiB, modules = { { bytes = "", cmdline = "\0" } } })
+    end)
+
+    it("refuses what a format has no place for", function()
+      local vm = guest()
+      blames("cmdline: the format 'flat' has no place for it", boot.load, vm, "\xf4",
+        { memory = MiB, cmdline = "" })
+      blames("modules: the format 'sector' has no place for it", boot.load, vm,
+        images.sector "", { memory = MiB, modules = {} })
+      blames("at: the format 'elf' has no place for it", boot.load, vm,
+        images.elf { code = "\xf4" }, { memory = MiB, at = 0 })
+    end)
+
+    it("says in the image's name where there is no memory", function()
+      local vm = guest()
+      assert.equal("image: image: write of 1 bytes at 0x7c00: no memory at 0x7c00",
+        support.error_of(boot.load, ckvm.open():create_vm(), "\xf4", { memory = MiB }))
+      vm:close()
+      support.contains("image: image: ",
+        support.error_of(boot.load, vm, "\xf4", { memory = MiB }))
+    end)
+  end)
+
+  describe("enter", function()
+    it("refuses other arguments, and blames the caller", function()
+      local vm = guest()
+      local vcpu = vm:create_vcpu(0)
+      blames("vcpu: vCPU expected, got ckvm VM", boot.enter, vm, {})
+      blames("start: table expected, got nil", boot.enter, vcpu)
+      blames("unknown mode 'nil'", boot.enter, vcpu, {})
+      local start = load("\xf4")
+      vcpu:close()
+      blames("vCPU is closed", boot.enter, vcpu, start)
+    end)
+  end)
+
+  describe("detect", function()
+    it("refuses what is no string", function()
+      blames("bytes: string expected, got nil", boot.detect)
+    end)
+
+    it("has a name for everything", function()
+      assert.equal("flat", boot.detect "")
+      assert.equal("flat", boot.detect(images.sector(""):sub(1, 511)))
+      assert.equal("sector", boot.detect(images.sector ""))
+      assert.equal("sector", boot.detect(images.sector "" .. ("\0"):rep(512)))
+      assert.equal("elf", boot.detect "\x7fELF")
+      assert.equal("elf", boot.detect(images.elf { code = "\xf4" }))
+    end)
+  end)
+
+  describe("a flat binary", function()
+    it("runs where it is told, or at 0x7c00", function()
+      local vcpu = run(load "\x50\xf4") -- push %ax; hlt
+      assert.equal(0x7c02, vcpu.regs.rip)
+      assert.equal(0x7bfe, vcpu.regs.rsp)
+      local start, vm = load("\xf4", { at = 0x1001 })
+      assert.same({ format = "flat", mode = "real", rip = 0x1001, regs = { rsp = 0x1000 } }, start)
+      assert.equal(0x1002, run(start, vm).regs.rip)
+      assert.equal("\xff\xf4\xff", vm:read(0x1000, 3))
+    end)
+
+    it("is what anything is taken for", function()
+      assert.equal("flat", load(images.sector "\xf4", { format = "flat" }).format)
+    end)
+
+    it("is refused where it cannot run", function()
+      refuses("has 0 bytes", "")
+      refuses("at 0x10000 is not below 0x10000, where real-mode code ends", "\xf4",
+        { at = 0x10000 })
+      refuses("at 0xffffffffffffffff is not below 0x10000, where real-mode code ends", "\xf4",
+        { at = -1 })
+      refuses("image: at 0x7c00 + size 0x1 is beyond memory, which ends at 0x7c00", "\xf4",
+        { memory = 0x7c00 })
+    end)
+  end)
+
+  describe("a sector", function()
+    it("runs at 0x7c00 with the first disk in DL, and is all that is loaded", function()
+      local start, vm = load(images.sector "\x50\xf4" .. "more") -- push %ax; hlt
+      assert.equal("\x50\xf4", vm:read(0x7c00, 2))
+      assert.equal("\x55\xaa\xff\xff\xff\xff", vm:read(0x7dfe, 6))
+      local regs = run(start, vm):get_regs()
+      assert.same({ 0x7c02, 0x80, 0x7bfe, 0 }, { regs.rip, regs.rdx, regs.rsp, regs.rax })
+    end)
+
+    it("is refused without a signature, or whole memory", function()
+      refuses("signature at 0x1fe: 0x0 is not 0xaa55", ("\0"):rep(512), { format = "sector" })
+      refuses("signature: offset 0x1fe + 0x2 bytes is beyond the image, which ends at 0x1ff",
+        ("\0"):rep(511), { format = "sector" })
+      refuses("sector: address 0x7c00 + size 0x200 is beyond memory, which ends at 0x7dff",
+        images.sector "", { memory = 0x7dff })
+    end)
+
+    it("is refused where it is that of a bzImage", function()
+      refuses("header at 0x202: a bzImage is not started by its sector; load the vmlinux in it",
+        images.sector "" .. "\0\0HdrS")
+    end)
+  end)
+
+  describe("an ELF file", function()
+    -- Of 64 bits, and of 32.
+    local LONG <const> = "\x50\xf4" -- push %rax; hlt
+    local offsets <const> = { [32] = { phnum = 44, ph = 52 }, [64] = { phnum = 56, ph = 64 } }
+
+    local patched <const> = images.patch
+
+    it("runs in long mode, with memory mapped and a stack", function()
+      -- mov %rsp, (0x3f0000); push %rax; hlt
+      local start, vm = load(images.elf {
+        bits = 64, code = "\x48\x89\x24\x25\0\0\x3f\0\x50\xf4", at = 0x100000,
+        vaddr = 0xffffffff80100000, entry = 0xffffffff80100000, memsz = 0x2000,
+      })
+      assert.equal("elf", start.format)
+      assert.equal("long", start.mode)
+      assert.equal(0x100000, start.rip)
+      local vcpu = run(start, vm)
+      assert.equal(start.regs.rsp, vm:read_u64(0x3f0000))
+      assert.equal(0, vm:read_u64(start.regs.rsp - 8))
+      assert.equal(0x10000a, vcpu.regs.rip)
+      assert.same({ start.cr3, start.gdt.base }, { vcpu.sregs.cr3, vcpu.sregs.gdt.base })
+      assert.equal(("\0"):rep(0x2000 - 10), vm:read(0x10000a, 0x2000 - 10))
+      assert.equal(0xff, vm:read_u8(0x102000))
+    end)
+
+    it("runs in protected mode, and may load its segments", function()
+      -- push %ds; pop %es; mov %esp, (0x3f0000); hlt
+      local start, vm = load(images.elf {
+        bits = 32, code = "\x1e\x07\x89\x25\0\0\x3f\0\xf4", at = 0x100000,
+      })
+      assert.same({ "protected", 0x100000 }, { start.mode, start.rip })
+      local vcpu = run(start, vm)
+      assert.equal(0x100009, vcpu.regs.rip)
+      assert.equal(start.regs.rsp, vm:read_u32(0x3f0000))
+      assert.equal(0x11, vcpu.sregs.cr0)
+      assert.same({ 8, 0x10 }, { vcpu.sregs.cs.selector, vcpu.sregs.es.selector })
+    end)
+
+    it("may have a physical entry, as a vmlinux has", function()
+      assert.equal(0x100001, load(images.elf {
+        code = LONG, at = 0x100000, vaddr = 0xffffffff80100000, entry = 0x100001,
+      }).rip)
+    end)
+
+    it("has its tables where it is not itself", function()
+      for _, at in ipairs { 0x90000, 0x8f800, 0x9f000, 0x1000 } do
+        local start, vm = load(images.elf { code = LONG, at = at, memsz = 0x1001 })
+        assert.equal(at + 2, run(start, vm).regs.rip)
+      end
+    end)
+
+    it("may have segments side by side, and of nothing", function()
+      local _, vm = load(images.elf {
+        code = LONG, at = 0x100000, memsz = 2,
+        { 1, 0, 0, 0x100002, 4, 4 }, { 1, 0, 0, 0xfffff, 1, 1 }, { 1, 0, 0, -1, 0, 0 },
+        { 9, -1, -1, -1, -1, -1 }, -- of another type
+      })
+      assert.equal("\xff\x7f\x50\xf4\x7fELF\xff", vm:read(0xffffe, 9))
+    end)
+
+    it("is refused by what it begins with", function()
+      local good = images.elf { code = LONG }
+      refuses("e_ident: is not that of an ELF file", "\x7fELG", { format = "elf" })
+      refuses("e_ident: offset 0x4 + 0x3 bytes is beyond the image, which ends at 0x6",
+        good:sub(1, 6))
+      refuses("e_ident: EI_CLASS 0x3 is neither 0x1 (32 bits) nor 0x2 (64)",
+        patched(good, 4, "B", 3))
+      refuses("e_ident: EI_DATA 0x2 is not 0x1 (little-endian)", patched(good, 5, "B", 2))
+      refuses("e_ident: EI_VERSION 0x0 is not 0x1", patched(good, 6, "B", 0))
+      refuses("ELF header: offset 0x10 + 0x2a bytes is beyond the image, which ends at 0x39",
+        good:sub(1, 57))
+      refuses("e_type 0x1: is ET_REL, which is not linked, not ET_EXEC",
+        patched(good, 16, "<I2", 1))
+      refuses("e_type 0x3: is ET_DYN, which would have to be relocated: link it without -pie, "
+        .. "not ET_EXEC", patched(good, 16, "<I2", 3))
+      refuses("e_type 0xfe00: is unknown, not ET_EXEC", patched(good, 16, "<I2", 0xfe00))
+      refuses("e_machine 0xb7 is not 0x3e, that of 64-bit x86", patched(good, 18, "<I2", 0xb7))
+      refuses("e_machine 0x3e is not 0x3, that of 32-bit x86",
+        patched(images.elf { bits = 32, code = LONG }, 18, "<I2", 62))
+      refuses("e_version 0x2 is not 0x1", patched(good, 20, "<I4", 2))
+      refuses("e_phentsize 0x20 is not 0x38", patched(good, 54, "<I2", 32))
+      refuses("e_phnum 0x0: is not how many program headers there are",
+        patched(good, 56, "<I2", 0))
+      refuses("e_phnum 0xffff: is not how many program headers there are",
+        patched(good, 56, "<I2", 0xffff))
+      refuses("e_phoff: offset 0xffffffffffffffff + 0x38 bytes is beyond the image, "
+        .. "which ends at 0x1002", patched(good, 32, "<i8", -1))
+      refuses("e_phoff: offset 0x40 + 0x37ff90 bytes is beyond the image, which ends at 0x1002",
+        patched(good, 56, "<I2", 0xfffe))
+    end)
+
+    for bits, at in pairs(offsets) do
+      it("is refused by its entry and program headers: " .. bits, function()
+        local good = images.elf { bits = bits, code = LONG, at = 0x8000 }
+        refuses("e_phnum 0x1: no program header loads anything", patched(good, at.ph, "<I4", 4))
+        refuses("e_entry 0x8002 is not in what is loaded",
+          images.elf { bits = bits, code = LONG, at = 0x8000, entry = 0x8002 })
+        refuses("e_entry 0x7fff is not in what is loaded",
+          images.elf { bits = bits, code = LONG, at = 0x8000, entry = 0x7fff })
+        refuses("program header 1: p_offset: offset 0x1000 + 0x8 bytes is beyond the image, "
+          .. "which ends at 0x1002",
+          images.elf { bits = bits, code = LONG, { 1, 0x1000, 0, 0, 8, 8 } })
+        refuses("program header 1: p_filesz 0x2 is more than p_memsz 0x1",
+          images.elf { bits = bits, code = LONG, { 1, 0x1000, 0, 0, 2, 1 } })
+        refuses("program header 1: p_paddr 0xfffff + p_memsz 0x2 is beyond memory, "
+          .. "which ends at 0x100000",
+          images.elf { bits = bits, code = LONG, { 1, 0, 0, 0xfffff, 2, 2 } })
+        refuses("program header 1 at 0x8001-0x8001 overlaps program header 0 at 0x8000-0x8001",
+          images.elf { bits = bits, code = LONG, at = 0x8000, { 1, 0, 0, 0x8001, 1, 1 } })
+        refuses("program header 0 at 0x8000-0x8001 overlaps program header 1 at 0x7000-0x9000",
+          images.elf { bits = bits, code = LONG, at = 0x8000, { 1, 0, 0, 0x7000, 1, 0x2001 } })
+      end)
+    end
+
+    it("is refused by numbers that would wrap around", function()
+      refuses("program header 1: p_paddr 0xfffffffffffffff0 + p_memsz 0x20 is beyond memory, "
+        .. "which ends at 0x100000", images.elf { code = LONG, { 1, 0, 0, -16, 1, 32 } })
+      refuses("program header 1: p_paddr 0x10 + p_memsz 0xfffffffffffffff8 is beyond memory, "
+        .. "which ends at 0x100000", images.elf { code = LONG, { 1, 0, 0, 16, 1, -8 } })
+      refuses("program header 1: p_offset: offset 0xfffffffffffffff0 + 0x20 bytes is beyond the "
+        .. "image, which ends at 0x1002", images.elf { code = LONG, { 1, -16, 0, 0, 32, 32 } })
+    end)
+
+    it("is refused where its tables have no room", function()
+      refuses("page tables: no room for 0x7000 bytes in memory, which ends at 0x8000",
+        images.elf { code = LONG, at = 0x4000 }, { memory = 0x8000 })
+      refuses("stack: no room for 0x4000 bytes in memory, which ends at 0x6000",
+        images.elf { bits = 32, code = LONG, at = 0x1000, memsz = 0x1001 }, { memory = 0x6000 })
+    end)
+  end)
+end)
