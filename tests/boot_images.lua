@@ -20,7 +20,9 @@ end
 
 local function program_header(bits, type, offset, vaddr, paddr, filesz, memsz)
   if bits == 32 then
-    return string.pack("<i4i4i4i4i4i4i4i4", type, offset, vaddr, paddr, filesz, memsz, 7, 4)
+    local function low(value) return value & 0xffffffff end
+    return string.pack("<I4I4I4I4I4I4I4I4", type, low(offset), low(vaddr), low(paddr), low(filesz),
+      low(memsz), 7, 4)
   end
   return string.pack("<i4i4i8i8i8i8i8i8", type, 7, offset, vaddr, paddr, filesz, memsz, 4)
 end
@@ -34,11 +36,28 @@ function images.elf(fields)
   local headers = { program_header(bits, 1, CODE, vaddr, at, size, fields.memsz or size) }
   for i, more in ipairs(fields) do headers[i + 1] = program_header(bits, table.unpack(more)) end
   local word, header, entry = "<I2I2I4i8i8i8I4I2I2I2I2I2I2", 64, 56
-  if bits == 32 then word, header, entry = "<I2I2I4i4i4i4I4I2I2I2I2I2I2", 52, 32 end
+  if bits == 32 then word, header, entry = "<I2I2I4I4I4I4I4I2I2I2I2I2I2", 52, 32 end
   local ident = "\x7fELF" .. string.pack("BBB", bits // 32, 1, 1) .. ("\0"):rep(9)
   local machine = bits == 32 and 3 or 62
   return padded(ident .. string.pack(word, 2, machine, 1, fields.entry or vaddr, header, 0, 0,
     header, entry, #headers, 0, 0, 0) .. table.concat(headers), CODE) .. fields.code
+end
+
+-- A header of Multiboot 1, with address fields if there are any.
+function images.multiboot_header(flags, ...)
+  local magic = 0x1badb002
+  return string.pack("<I4I4I4", magic, flags, -(magic + flags) & 0xffffffff)
+    .. string.pack(("<I4"):rep(select("#", ...)), ...)
+end
+
+-- `code` is loaded behind the header, `at` + 32; `before` are bytes before the header, which are
+-- loaded, too. The address fields are right unless told.
+function images.multiboot(fields)
+  local at, before = fields.at or 0x100000, fields.before or ""
+  local start = at + #before
+  return before .. images.multiboot_header(fields.flags or 0x10003, fields.header_addr or start,
+    fields.load_addr or at, fields.load_end_addr or 0, fields.bss_end_addr or 0,
+    fields.entry_addr or start + 32) .. fields.code
 end
 
 return images

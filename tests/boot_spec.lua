@@ -298,4 +298,163 @@ describe("ckvm.boot:", function()
         images.elf { bits = 32, code = LONG, at = 0x1000, memsz = 0x1001 }, { memory = 0x6000 })
     end)
   end)
+
+  describe("a Multiboot image", function()
+    -- mov %eax, 0x3f0000; mov %ebx, 0x3f0004; mov 16(%ebx), %eax; mov (%eax), %eax;
+    -- mov %eax, 0x3f0008; hlt
+    local CODE <const> = "\xa3\0\0\x3f\0\x89\x1d\4\0\x3f\0\x8b\x43\x10\x8b\0\xa3\x08\0\x3f\0\xf4"
+    local MODULES <const> = {
+      { bytes = "first", cmdline = "one 1" }, { bytes = "" }, { bytes = ("x"):rep(0x1001) },
+    }
+
+    it("is detected by its header, in ELF files, too", function()
+      local header = images.multiboot_header(0)
+      assert.equal("multiboot", boot.detect(header))
+      assert.equal("multiboot", boot.detect(images.elf { code = header }))
+      assert.equal("multiboot", boot.detect(images.sector(header)))
+      assert.equal("multiboot", boot.detect(("\0"):rep(8192 - 12) .. header))
+      assert.equal("multiboot", boot.detect(header:sub(1, 8) .. header))
+      assert.equal("flat", boot.detect(("\0"):rep(8192 - 8) .. header))
+      assert.equal("flat", boot.detect("\0\0" .. header))
+      assert.equal("flat", boot.detect(header:sub(1, 11)))
+      assert.equal("flat", boot.detect(images.patch(header, 8, "B", 0)))
+    end)
+
+    it("runs in protected mode, with the command line", function()
+      local start, vm = load(images.multiboot { code = CODE }, { cmdline = "hello world" })
+      assert.same({ "multiboot", "protected", 0x100020 }, { start.format, start.mode, start.rip })
+      local vcpu = run(start, vm)
+      assert.same({ 0x2badb002, start.info }, { vm:read_u32(0x3f0000), vm:read_u32(0x3f0004) })
+      assert.equal("hell", vm:read(0x3f0008, 4))
+      assert.equal(0x100020 + #CODE, vcpu.regs.rip)
+      assert.same({ 0x11, 8, 0x10, 2 }, { vcpu.sregs.cr0, vcpu.sregs.cs.selector,
+        vcpu.sregs.ss.selector, vcpu.regs.rflags & 0x202 })
+      assert.equal("\xff", vm:read(0x100020 + #CODE, 1))
+    end)
+
+    it("has the information that the specification tells of", function()
+      local start, vm = load(images.multiboot { code = CODE },
+        { cmdline = "a b", modules = MODULES })
+      local flags, lower, upper, _, cmdline, count, list = string.unpack("<I4I4I4I4I4I4I4",
+        vm:read(start.info, 28))
+      assert.same({ 0x24d, 640, 3072, 3 }, { flags, lower, upper, count })
+      assert.equal("a b\0", vm:read(cmdline, 4))
+      assert.equal("ckvm\0", vm:read(vm:read_u32(start.info + 64), 5))
+      for i, module in ipairs(MODULES) do
+        local first, behind, text, zero = string.unpack("<I4I4I4I4",
+          vm:read(list + (i - 1) * 16, 16))
+        assert.equal(module.bytes, vm:read(first, behind - first))
+        assert.same({ 0, 0 }, { first % 0x1000, zero })
+        assert.same({ gpa = first, size = #module.bytes, cmdline = module.cmdline or "" },
+          start.modules[i])
+        local line = (module.cmdline or "") .. "\0"
+        assert.equal(line, vm:read(text, #line))
+      end
+    end)
+
+    it("has a memory map", function()
+      local start, vm = load(images.multiboot { code = CODE })
+      local length, at = string.unpack("<I4I4", vm:read(start.info + 44, 8))
+      assert.equal(3 * 24, length)
+      local map = {}
+      for i = 0, 2 do map[i + 1] = { string.unpack("<I4I8I8I4", vm:read(at + i * 24, 24)) } end
+      assert.same({ { 20, 0, 0xa0000, 1, 25 }, { 20, 0xa0000, 0x60000, 2, 25 },
+        { 20, 0x100000, 0x300000, 1, 25 } }, map)
+    end)
+
+    it("has a memory map of little memory", function()
+      local vm = guest()
+      local start = boot.load(vm, images.multiboot { code = CODE, at = 0x1000 },
+        { memory = 0x20000 })
+      assert.same({ 128, 0, 24 }, { vm:read_u32(start.info + 4), vm:read_u32(start.info + 8),
+        vm:read_u32(start.info + 44) })
+      assert.equal(0x20000, vm:read_u64(vm:read_u32(start.info + 48) + 12))
+    end)
+
+    it("may be an ELF file", function()
+      for _, bits in ipairs { 32, 64 } do
+        local start, vm = load(images.elf {
+          bits = bits, code = images.multiboot_header(3) .. CODE, at = 0x200000,
+          vaddr = 0xc0000000, entry = 0xc000000c,
+        }, { cmdline = "elf" })
+        assert.same({ "multiboot", 0x20000c }, { start.format, start.rip })
+        run(start, vm)
+        assert.equal("elf\0", vm:read(0x3f0008, 4))
+      end
+    end)
+
+    it("is loaded by its address fields, if it has any, whatever it is", function()
+      local code = ("\x90"):rep(0x10) .. "\xf4"
+      local image = images.multiboot {
+        before = "\x7fELF" .. ("\0"):rep(12), code = code .. "rest", at = 0x8000,
+        load_addr = 0x8004, load_end_addr = 0x8010 + 32 + #code, bss_end_addr = 0x9000,
+      }
+      local start, vm = load(image)
+      assert.equal("\xff\xff\xff\xff\0\0", vm:read(0x8000, 6))
+      assert.equal("\x90\xf4\0\0", vm:read(0x803f, 4))
+      assert.equal("\0\xff", vm:read(0x8fff, 2))
+      assert.equal(0x8041, run(start, vm).regs.rip)
+    end)
+
+    it("is refused without a header", function()
+      refuses("header: magic 0x1badb002 is at no multiple of 4 in the first 0x2000 bytes", "\xf4",
+        { format = "multiboot" })
+      refuses("header at 0x4: checksum 0x0 is not 0xe4524ffb, for magic 0x1badb002 and flags 0x3",
+        "\0\0\0\0" .. images.patch(images.multiboot_header(3), 8, "<I4", 0),
+        { format = "multiboot" })
+    end)
+
+    it("is refused for flags that ask for more than there is", function()
+      refuses("header at 0x0: flags 0x4: bit 2 asks for a video mode, and there is none",
+        images.multiboot_header(4))
+      refuses("header at 0x0: flags 0x8008: 0x8008 has to be understood, and is not",
+        images.multiboot_header(0x8008))
+      refuses("header at 0x0: flags 0x3: bit 16 is clear, and the image is no ELF file",
+        images.multiboot_header(3))
+      refuses("address fields: offset 0xc + 0x14 bytes is beyond the image, which ends at 0xc",
+        images.multiboot_header(0x10000))
+    end)
+
+    it("is refused for address fields that are off", function()
+      local function bad(message, fields, options)
+        fields.code, fields.at = "\xf4", fields.at or 0x8000
+        refuses(message, images.multiboot(fields), options)
+      end
+      bad("load_addr 0x8001 is above header_addr 0x8000", { load_addr = 0x8001 })
+      bad("header_addr 0x8010 - load_addr 0x8000 is more than the 0x0 bytes before the header",
+        { header_addr = 0x8010 })
+      bad("load_end_addr 0x7fff is below load_addr 0x8000", { load_end_addr = 0x7fff })
+      bad("load_end_addr 0x8022: offset 0x0 + 0x22 bytes is beyond the image, which ends at 0x21",
+        { load_end_addr = 0x8022 })
+      bad("bss_end_addr 0x8020 is below 0x8021, the end of what is loaded",
+        { bss_end_addr = 0x8020 })
+      bad("entry_addr 0x7fff is not in what is loaded", { entry_addr = 0x7fff })
+      bad("entry_addr 0x8021 is not in what is loaded", { entry_addr = 0x8021 })
+      bad("entry_addr 0x8000 is not in what is loaded",
+        { load_end_addr = 0x8000, entry_addr = 0x8000 })
+      bad("address fields: load_addr 0x8000 + size 0xffff7fff is beyond memory, which ends at "
+        .. "0x100000", { bss_end_addr = 0xffffffff })
+      bad("address fields: load_addr 0xfffffff0 + size 0x21 is beyond memory, which ends at "
+        .. "0x100000", { at = 0xfffffff0, header_addr = 0xfffffff0, entry_addr = 0xfffffff0 })
+    end)
+
+    it("is refused as an ELF file with fields that are off", function()
+      local elf = images.elf { code = images.multiboot_header(3) }
+      refuses("e_machine 0x8 is not 0x3e, that of 64-bit x86", images.patch(elf, 18, "<I2", 8))
+    end)
+
+    it("is refused with an entry that 32-bit code does not reach", function()
+      refuses("entry 0x10000000c is beyond 0xffffffff, for 32-bit code", images.elf {
+        code = images.multiboot_header(3) .. "\xf4", at = 1 << 32, vaddr = 0, entry = 12,
+      }, { memory = 5 << 30 })
+    end)
+
+    it("is refused where its modules have no room", function()
+      refuses("modules: no room for 0xf6000 bytes in memory, which ends at 0x100000",
+        images.multiboot { code = "\xf4", at = 0x8000 },
+        { modules = { { bytes = "" }, { bytes = ("x"):rep(0xf5000) } } })
+      refuses("boot information: no room for 0x100100 bytes in memory, which ends at 0x100000",
+        images.multiboot { code = "\xf4", at = 0x8000 }, { cmdline = ("x"):rep(0x10004f) })
+    end)
+  end)
 end)

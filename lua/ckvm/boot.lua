@@ -17,7 +17,7 @@ local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
-local FORMATS <const> = { "elf", "sector", "flat" }
+local FORMATS <const> = { "multiboot", "elf", "sector", "flat" }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
 
@@ -25,8 +25,9 @@ local LEAST <const>, MOST <const> = 0x1000, 512 << 30 -- bytes of memory
 
 --- Tells what an image is, by the tests of the formats themselves.
 --
--- `"elf"`: an ELF file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at
--- 510. `"flat"`: nothing of these.
+-- `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 1 in its first 8192 bytes.
+-- `"elf"`: any other ELF file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55
+-- 0xaa at 510. `"flat"`: nothing of these.
 -- @tparam string bytes the whole image
 -- @treturn string the name of a format
 -- @raise only for misuse
@@ -79,10 +80,13 @@ end
 -- sector has 0x80, the first disk, in DL, and nothing but its 512 bytes is loaded. ELF files are
 -- loaded by physical addresses, and start at theirs of `e_entry`: 32-bit ones in protected mode,
 -- 64-bit ones in long mode with 4 GiB or more mapped to itself, all with a stack of 16 KiB.
+-- Multiboot images start in protected mode with what they expect in EAX and EBX; of the
+-- information, which begins at `info`, there is the command line, the modules, how much memory
+-- there is and its map, and the name of the boot loader.
 --
 -- The result is a table for `ckvm.boot.enter`: `format`, `mode`, `rip` and `regs`, the registers
--- by name; where they are, `gdt` (`{ base =, limit = }`) and `cr3`, and as `sregs` what else is not
--- as `ckvm.x86.enter` has it.
+-- by name; where they are, `gdt` (`{ base =, limit = }`), `cr3` and `info`, `modules` as a list of
+-- `{ gpa =, size =, cmdline = }`, and as `sregs` what else is not as `ckvm.x86.enter` has it.
 -- @tparam vm vm whose memory it is
 -- @tparam string bytes the whole image
 -- @tparam table options

@@ -101,26 +101,14 @@ function elf.place(image, ram, file)
   ram:settle()
 end
 
-local function has(segment, key, address)
-  return math.ult(address - segment[key], segment.memsz)
-end
-
--- Raises where nothing is loaded.
-function elf.check_loaded(image, file, what, address)
-  for _, segment in ipairs(file.loaded) do
-    if has(segment, "paddr", address) then return address end
-  end
-  image:fail("%s 0x%x is not in what is loaded", what, address)
-end
-
 -- The physical address of e_entry, which is a virtual one; in a vmlinux it is physical already.
-function elf.entry(image, file)
+function elf.entry(ram, file)
   for _, segment in ipairs(file.loaded) do
-    if has(segment, "vaddr", file.entry) then
+    if math.ult(file.entry - segment.vaddr, segment.memsz) then
       return segment.paddr + (file.entry - segment.vaddr)
     end
   end
-  return elf.check_loaded(image, file, "e_entry", file.entry)
+  return ram:check_loaded("e_entry", file.entry)
 end
 
 function elf.load(image, ram)
@@ -128,7 +116,7 @@ function elf.load(image, ram)
   elf.place(image, ram, file)
   local enter = file.bits == 64 and state.long or state.protected
   local regs = {}
-  local start = enter(image, ram, elf.entry(image, file), regs)
+  local start = enter(image, ram, elf.entry(ram, file), regs)
   regs.rsp = state.stack(ram)
   return start
 end

@@ -54,6 +54,14 @@ function ram:settle()
   end
 end
 
+-- Raises where nothing of the image is; else returns the address.
+function ram:check_loaded(what, address)
+  for _, entry in ipairs(self.list) do
+    if entry.gpa <= address and address <= entry.last then return address end
+  end
+  self.image:fail("%s 0x%x is not in what is loaded", what, address)
+end
+
 local function align(address, unit)
   return address + (-address & unit - 1)
 end
@@ -83,6 +91,26 @@ end
 function ram:put(what, gpa, size, bytes)
   local length = type(bytes) == "string" and #bytes or 0
   add(self, { what = what, gpa = gpa, size = size, bytes = bytes, from = 0, length = length })
+end
+
+-- What has addresses of its own parts in it: `compose(add)` adds these, each of which has the
+-- address that `add(bytes)` returns, a multiple of 8. Returns what compose does.
+function ram:compose(what, compose)
+  local function build(gpa)
+    local parts, free = {}, gpa
+    local result = compose(function(bytes)
+      local at = free
+      table.insert(parts, bytes .. ("\0"):rep(-#bytes & 7))
+      free = free + #parts[#parts]
+      return at
+    end)
+    return table.concat(parts), result
+  end
+  local size = #build(0)
+  local gpa = self:allocate(what, "tables", size)
+  local bytes, result = build(gpa)
+  self:put(what, gpa, size, bytes)
+  return result
 end
 
 -- Modules one after the other on pages of their own: a list of { gpa =, size =, cmdline = }.
