@@ -60,4 +60,29 @@ function images.multiboot(fields)
     fields.entry_addr or start + 32) .. fields.code
 end
 
+-- A tag of Multiboot 2's header.
+function images.tag(type, flags, bytes)
+  return string.pack("<I2I2I4", type, flags, 8 + #bytes) .. bytes .. ("\0"):rep(-#bytes & 7)
+end
+
+-- A header of Multiboot 2, with an end behind its tags.
+function images.multiboot2_header(tags, architecture)
+  local magic, length = 0xe85250d6, 16 + #tags + 8
+  architecture = architecture or 0
+  return string.pack("<I4I4I4I4", magic, architecture, length,
+    -(magic + architecture + length) & 0xffffffff) .. tags .. images.tag(0, 0, "")
+end
+
+-- `code` is loaded behind the header, `at` + 64 + #tags, with `before` before it. The fields are
+-- right unless told.
+function images.multiboot2(fields)
+  local at, before, tags = fields.at or 0x100000, fields.before or "", fields.tags or ""
+  local start = at + #before
+  local address = string.pack("<I4I4I4I4", fields.header_addr or start, fields.load_addr or at,
+    fields.load_end_addr or 0, fields.bss_end_addr or 0)
+  local entry = string.pack("<I4", fields.entry_addr or start + 64 + #tags)
+  return before .. images.multiboot2_header(tags .. images.tag(2, 0, address)
+    .. images.tag(3, 0, entry)) .. fields.code
+end
+
 return images

@@ -457,4 +457,150 @@ describe("ckvm.boot:", function()
         images.multiboot { code = "\xf4", at = 0x8000 }, { cmdline = ("x"):rep(0x10004f) })
     end)
   end)
+
+  describe("a Multiboot 2 image", function()
+    -- mov %eax, 0x3f0000; mov %ebx, 0x3f0004; mov (%ebx), %eax; mov %eax, 0x3f0008; hlt
+    local CODE <const> = "\xa3\0\0\x3f\0\x89\x1d\4\0\x3f\0\x8b\x03\xa3\x08\0\x3f\0\xf4"
+
+    -- The tags of what a guest is given: { type, bytes }.
+    local function tags_of(vm, info)
+      local size, zero = string.unpack("<I4I4", vm:read(info, 8))
+      assert.equal(0, zero)
+      local list, at = {}, info + 8
+      while at < info + size do
+        local kind, length = string.unpack("<I4I4", vm:read(at, 8))
+        table.insert(list, { kind, vm:read(at + 8, length - 8) })
+        at = at + (length + 7 & ~7)
+      end
+      assert.equal(info + size, at)
+      return list
+    end
+
+    it("is detected by its header, before any other", function()
+      local header = images.multiboot2_header ""
+      assert.equal("multiboot2", boot.detect(header))
+      assert.equal("multiboot2", boot.detect(images.elf { code = header }))
+      assert.equal("multiboot2", boot.detect(images.multiboot_header(0) .. "\0\0\0\0" .. header))
+      assert.equal("multiboot2", boot.detect(("\0"):rep(0x8000 - 16) .. header))
+      assert.equal("flat", boot.detect(("\0"):rep(0x8000 - 8) .. header))
+      assert.equal("flat", boot.detect("\0\0\0\0" .. header))
+    end)
+
+    it("runs in protected mode", function()
+      local start, vm = load(images.multiboot2 { code = CODE })
+      assert.same({ "multiboot2", "protected", 0x100040 }, { start.format, start.mode, start.rip })
+      local vcpu = run(start, vm)
+      assert.same({ 0x36d76289, start.info }, { vm:read_u32(0x3f0000), vm:read_u32(0x3f0004) })
+      assert.equal(vm:read_u32(start.info), vm:read_u32(0x3f0008))
+      assert.same({ 0x11, 0x100040 + #CODE }, { vcpu.sregs.cr0, vcpu.regs.rip })
+    end)
+
+    it("has the information that the specification tells of", function()
+      local modules = { { bytes = "first", cmdline = "one" }, { bytes = ("x"):rep(0x1001) } }
+      local start, vm = load(images.multiboot2 { code = CODE },
+        { cmdline = "a b", modules = modules })
+      local first, second = table.unpack(start.modules)
+      assert.same({
+        { 1, "a b\0" }, { 2, "ckvm\0" },
+        { 3, string.pack("<I4I4z", first.gpa, first.gpa + 5, "one") },
+        { 3, string.pack("<I4I4z", second.gpa, second.gpa + 0x1001, "") },
+        { 4, string.pack("<I4I4", 640, 3072) },
+        { 6, string.pack("<I4I4I8I8I4I4I8I8I4I4I8I8I4I4", 24, 0, 0, 0xa0000, 1, 0,
+          0xa0000, 0x60000, 2, 0, 0x100000, 0x300000, 1, 0) },
+        { 0, "" },
+      }, tags_of(vm, start.info))
+      assert.equal("first\0", vm:read(first.gpa, 6))
+      assert.equal(modules[2].bytes, vm:read(second.gpa, 0x1001))
+      assert.same({ 0, 0, 0 }, { start.info % 8, first.gpa % 0x1000, second.gpa % 0x1000 })
+    end)
+
+    it("may be an ELF file, with another entry", function()
+      local start, vm = load(images.elf {
+        bits = 32, code = images.multiboot2_header "" .. CODE, entry = 0x200018, at = 0x200000,
+        vaddr = 0x200000,
+      })
+      assert.equal(0x200018, start.rip)
+      run(start, vm)
+      local entry = images.tag(3, 0, string.pack("<I4", 0x200029))
+      assert.equal(0x200029, load(images.elf {
+        code = images.multiboot2_header(entry) .. CODE, at = 0x200000,
+      }).rip)
+    end)
+
+    it("may be loaded from the start of the file", function()
+      local start, vm = load(images.multiboot2 {
+        before = "12345678", code = "\xf4", load_addr = 0xffffffff,
+      })
+      assert.equal("12345678", vm:read(0x100000, 8))
+      assert.equal(0x100049, run(start, vm).regs.rip)
+    end)
+
+    it("may have tags that are supplied, ignored or optional", function()
+      local request = string.pack("<I4I4I4I4I4", 1, 2, 3, 4, 6)
+      local tags = images.tag(1, 0, request) .. images.tag(1, 1, string.pack("<I4", 8))
+        .. images.tag(6, 0, "") .. images.tag(7, 0, "") .. images.tag(9, 0, "\1\2\3\4")
+        .. images.tag(5, 1, ("\0"):rep(12)) .. images.tag(4, 0, "\2\0\0\0")
+        .. images.tag(99, 1, "x")
+      local start, vm = load(images.multiboot2 { code = CODE, tags = tags })
+      run(start, vm)
+      assert.equal(0x36d76289, vm:read_u32(0x3f0000))
+    end)
+
+    it("is refused without a header", function()
+      refuses("header: magic 0xe85250d6 is at no multiple of 8 in the first 0x8000 bytes", "\xf4",
+        { format = "multiboot2" })
+      local header = images.multiboot2_header ""
+      refuses("header at 0x8: checksum 0x1 is not 0x17adaf12, for architecture 0x0 and "
+        .. "header_length 0x18", ("\0"):rep(8) .. images.patch(header, 12, "<I4", 1),
+        { format = "multiboot2" })
+      refuses("header at 0x0: architecture 0x4 is not 0x0, that of i386",
+        images.multiboot2_header("", 4))
+      refuses("header at 0x0: header_length 0x18 is not between 0x10 and 0x17", header:sub(1, 23))
+      refuses("header at 0x0: header_length 0xf is not between 0x10 and 0x10",
+        string.pack("<I4I4I4I4", 0xe85250d6, 0, 15, -(0xe85250d6 + 15) & 0xffffffff))
+    end)
+
+    it("is refused for tags that are off, or ask for more than there is", function()
+      local function bad(message, tags)
+        refuses(message, images.multiboot2_header(tags))
+      end
+      local header = images.multiboot2_header(images.tag(6, 0, ""))
+      refuses("tag at 0x10: size 0x7 is not between 0x8 and 0x10",
+        images.patch(header, 20, "<I4", 7))
+      refuses("tag at 0x10: size 0x11 is not between 0x8 and 0x10",
+        images.patch(header, 20, "<I4", 17))
+      refuses("tags: there is no end tag before 0x20", images.patch(header, 20, "<I4", 16))
+      refuses("tags: there is no end tag before 0x20", images.patch(header, 20, "<I4", 9))
+      bad("tag at 0x10: requests boot information 0x8, and there is none",
+        images.tag(1, 0, string.pack("<I4I4", 1, 8)))
+      bad("tag at 0x10: type 0x5 has to be understood, and is not",
+        images.tag(5, 0, ("\0"):rep(12)))
+      bad("tag at 0x10: type 0xa has to be understood, and is not",
+        images.tag(10, 0, ("\0"):rep(16)))
+      bad("tag at 0x10: console_flags 0x1 need a console, and there is none",
+        images.tag(4, 0, "\1\0\0\0"))
+      bad("tag at 0x10: size 0xb is less than 0xc", images.tag(3, 0, "\0\0\0"))
+      bad("tag at 0x20: there is one of type 0x3 before it",
+        images.tag(3, 0, "\0\0\0\0"):rep(2))
+      bad("header at 0x0: there is no address tag, and the image is no ELF file", "")
+      bad("header at 0x0: there is an address tag, and no entry address tag",
+        images.tag(2, 0, ("\0"):rep(16)))
+    end)
+
+    it("is refused for address fields that are off", function()
+      local function bad(message, fields)
+        fields.code, fields.at = "\xf4", 0x8000
+        refuses(message, images.multiboot2(fields))
+      end
+      bad("load_addr 0x8001 is above header_addr 0x8000", { load_addr = 0x8001 })
+      bad("load_end_addr 0x7fff is below load_addr 0x8000", { load_end_addr = 0x7fff })
+      bad("bss_end_addr 0x8040 is below 0x8041, the end of what is loaded",
+        { bss_end_addr = 0x8040 })
+      bad("entry_addr 0x8041 is not in what is loaded", { entry_addr = 0x8041 })
+      bad("header_addr 0x7 is less than 0x8, the header's offset",
+        { before = "12345678", load_addr = 0xffffffff, header_addr = 7 })
+      bad("address fields: load_addr 0x8000 + size 0xffff7fff is beyond memory, which ends at "
+        .. "0x100000", { bss_end_addr = 0xffffffff })
+    end)
+  end)
 end)

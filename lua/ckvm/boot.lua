@@ -17,7 +17,7 @@ local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
-local FORMATS <const> = { "multiboot", "elf", "sector", "flat" }
+local FORMATS <const> = { "multiboot2", "multiboot", "elf", "sector", "flat" }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
 
@@ -25,7 +25,8 @@ local LEAST <const>, MOST <const> = 0x1000, 512 << 30 -- bytes of memory
 
 --- Tells what an image is, by the tests of the formats themselves.
 --
--- `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 1 in its first 8192 bytes.
+-- `"multiboot2"` and `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 2 in its
+-- first 32768 bytes, or else with one of Multiboot 1 in its first 8192.
 -- `"elf"`: any other ELF file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55
 -- 0xaa at 510. `"flat"`: nothing of these.
 -- @tparam string bytes the whole image
