@@ -85,4 +85,23 @@ function images.multiboot2(fields)
     .. images.tag(3, 0, entry)) .. fields.code
 end
 
+function images.note(owner, type, desc)
+  return string.pack("<I4I4I4", #owner, #desc, type) .. owner .. ("\0"):rep(-#owner & 3) .. desc
+    .. ("\0"):rep(-#desc & 3)
+end
+
+-- An ELF file whose segment begins with notes, PHYS32_ENTRY with an entry behind these unless told,
+-- and goes on with `code`.
+function images.pvh(fields)
+  local at = fields.at or 0x100000
+  local desc = fields.bits == 32 and "<I4" or "<I8"
+  local size <const> = 16 + string.packsize(desc)
+  local notes = fields.notes or images.note("Xen\0", 18, string.pack(desc, at + size))
+  return images.elf {
+    bits = fields.bits, at = at, vaddr = fields.vaddr, entry = fields.entry,
+    code = notes .. fields.code,
+    { 4, 0x1000, 0, 0, #notes, #notes },
+  }
+end
+
 return images

@@ -603,4 +603,108 @@ describe("ckvm.boot:", function()
         .. "0x100000", { bss_end_addr = 0xffffffff })
     end)
   end)
+
+  describe("a PVH image", function()
+    -- mov %ebx, 0x3f0000; mov (%ebx), %eax; mov %eax, 0x3f0004; mov 24(%ebx), %eax;
+    -- mov (%eax), %eax; mov %eax, 0x3f0008; hlt
+    local CODE <const> = "\x89\x1d\0\0\x3f\0\x8b\x03\xa3\4\0\x3f\0\x8b\x43\x18\x8b\0"
+      .. "\xa3\8\0\x3f\0\xf4"
+
+    it("is detected by its note", function()
+      assert.equal("pvh", boot.detect(images.pvh { code = CODE }))
+      assert.equal("pvh", boot.detect(images.pvh { code = CODE, bits = 32 }))
+      assert.equal("elf", boot.detect(images.pvh { code = CODE, notes = "" }))
+      assert.equal("elf", boot.detect(images.pvh {
+        code = CODE, notes = images.note("Xen\0", 17, "\0\0\0\0"),
+      }))
+      assert.equal("elf", boot.detect(images.pvh {
+        code = CODE, notes = images.note("Xen", 18, "\0\0\0\0"),
+      }))
+      assert.equal("multiboot",
+        boot.detect(images.pvh { code = CODE .. images.multiboot_header(0) }))
+    end)
+
+    for _, bits in ipairs { 32, 64 } do
+      it("runs in protected mode, with its entry in a note: " .. bits, function()
+        local start, vm = load(images.pvh { bits = bits, code = CODE, entry = 0 },
+          { cmdline = "console=ttyS0" })
+        assert.same({ "pvh", "protected", 0x100000 + 16 + bits // 8 },
+          { start.format, start.mode, start.rip })
+        local vcpu = run(start, vm)
+        assert.same({ start.info, 0x336ec578, "cons" },
+          { vm:read_u32(0x3f0000), vm:read_u32(0x3f0004), vm:read(0x3f0008, 4) })
+        local sregs = vcpu:get_sregs()
+        assert.same({ 0x11, 0, 0, 0, 0x67 },
+          { sregs.cr0, sregs.cr4, sregs.efer, sregs.tr.base, sregs.tr.limit })
+      end)
+    end
+
+    it("has an hvm_start_info", function()
+      local modules = { { bytes = "initrd" }, { bytes = "more", cmdline = "text" } }
+      local start, vm = load(images.pvh { code = CODE }, { cmdline = "a b", modules = modules })
+      local magic, version, flags, count, list, line, rsdp, map, entries, zero =
+        string.unpack("<I4I4I4I4I8I8I8I8I4I4", vm:read(start.info, 56))
+      assert.same({ 0x336ec578, 1, 0, 2, 0, 3, 0 },
+        { magic, version, flags, count, rsdp, entries, zero })
+      assert.equal("a b\0", vm:read(line, 4))
+      for i, module in ipairs(modules) do
+        local at, size, text, nothing = string.unpack("<I8I8I8I8",
+          vm:read(list + (i - 1) * 32, 32))
+        assert.same({ start.modules[i].gpa, module.bytes, 0 }, { at, vm:read(at, size), nothing })
+        local words = (module.cmdline or "") .. "\0"
+        assert.equal(words, vm:read(text, #words))
+      end
+      assert.equal(string.pack("<I8I8I4I4I8I8I4I4I8I8I4I4", 0, 0xa0000, 1, 0,
+        0xa0000, 0x60000, 2, 0, 0x100000, 0x300000, 1, 0), vm:read(map, 72))
+    end)
+
+    it("has no list of modules if there are none", function()
+      local start, vm = load(images.pvh { code = CODE })
+      assert.same({ 0, 0 }, { vm:read_u32(start.info + 12), vm:read_u64(start.info + 16) })
+    end)
+
+    it("may have its note behind others", function()
+      local notes = images.note("GNU\0", 3, "12345") .. images.note("", 18, "")
+        .. images.note("Xen\0", 18, string.pack("<I4", 0x100000))
+      assert.equal(0x100000, load(images.pvh { code = CODE, notes = notes }).rip)
+    end)
+
+    it("may have notes at multiples of 8", function()
+      local note = string.pack("<I4I4I4", 4, 4, 5) .. "GNU\0" .. "1234\0\0\0\0"
+        .. images.note("Xen\0", 18, string.pack("<I4", 0x100000))
+      local image = images.pvh { code = CODE, notes = note }
+      assert.equal("elf", boot.detect(image))
+      assert.equal(0x100000, load(images.patch(image, 64 + 56 + 48, "<I8", 8)).rip)
+    end)
+
+    it("is refused without a note, or with one that is off", function()
+      local function bad(message, notes)
+        refuses(message, images.pvh { code = CODE, notes = notes, at = 0x8000 },
+          { format = "pvh" })
+      end
+      bad("program headers: there is no note of Xen's with PHYS32_ENTRY", "")
+      bad("program headers: there is no note of Xen's with PHYS32_ENTRY",
+        images.note("Xen\0", 18, "\0\0\0\0"):sub(1, 11))
+      bad("program header 1: PHYS32_ENTRY: n_descsz 0x2 is neither 0x4 nor 0x8",
+        images.note("Xen\0", 18, "\0\0"))
+      bad("program header 1: note at 0x1000: n_namesz 0x4 and n_descsz 0x4 are beyond 0x1013",
+        images.note("Xen\0", 18, "\0\0\0\0"):sub(1, 19))
+      bad("program header 1: note at 0x1000: n_namesz 0xffffffff and n_descsz 0xffffffff are "
+        .. "beyond 0x1010", ("\xff"):rep(16))
+      bad("PHYS32_ENTRY 0x7fff is not in what is loaded",
+        images.note("Xen\0", 18, string.pack("<I4", 0x7fff)))
+      bad("PHYS32_ENTRY 0xffffffffffffffff is not in what is loaded",
+        images.note("Xen\0", 18, ("\xff"):rep(8)))
+    end)
+
+    it("is refused for notes that are beyond the image, or share bytes", function()
+      refuses("program header 1: p_offset: offset 0x1000 + 0x3 bytes is beyond the image, which "
+        .. "ends at 0x1002",
+        images.elf { code = "\xf4\xf4", { 4, 0x1000, 0, 0, 3, 3 } }, { format = "pvh" })
+      local notes = {}
+      for i = 1, 40 do notes[i] = { 4, 0xa00, 0, 0, 0x600, 0 } end -- zeros
+      refuses("program header 3: p_filesz 0x600 makes for more notes than bytes",
+        images.elf { code = "\xf4\xf4", table.unpack(notes) }, { format = "pvh" })
+    end)
+  end)
 end)

@@ -17,7 +17,7 @@ local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
-local FORMATS <const> = { "multiboot2", "multiboot", "elf", "sector", "flat" }
+local FORMATS <const> = { "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
 
@@ -27,8 +27,9 @@ local LEAST <const>, MOST <const> = 0x1000, 512 << 30 -- bytes of memory
 --
 -- `"multiboot2"` and `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 2 in its
 -- first 32768 bytes, or else with one of Multiboot 1 in its first 8192.
--- `"elf"`: any other ELF file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55
--- 0xaa at 510. `"flat"`: nothing of these.
+-- `"pvh"`: an ELF file with a note of Xen's PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF
+-- file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at 510. `"flat"`:
+-- nothing of these.
 -- @tparam string bytes the whole image
 -- @treturn string the name of a format
 -- @raise only for misuse
@@ -83,7 +84,8 @@ end
 -- 64-bit ones in long mode with 4 GiB or more mapped to itself, all with a stack of 16 KiB.
 -- Multiboot images start in protected mode with what they expect in EAX and EBX; of the
 -- information, which begins at `info`, there is the command line, the modules, how much memory
--- there is and its map, and the name of the boot loader.
+-- there is and its map, and the name of the boot loader. With `"pvh"` it is the same without the
+-- name: an `hvm_start_info` in EBX, whose first module is Linux's initrd.
 --
 -- The result is a table for `ckvm.boot.enter`: `format`, `mode`, `rip` and `regs`, the registers
 -- by name; where they are, `gdt` (`{ base =, limit = }`), `cr3` and `info`, `modules` as a list of
