@@ -123,6 +123,22 @@ describe("A machine", function()
     end
   end)
 
+  it("starts an image, and starts it anew", function()
+    local seen = {}
+    local m <close> = machine.new { name = "it", devices = { port(seen) },
+      image = OUT_HLT .. ("\0"):rep(510 - #OUT_HLT) .. "\x55\xaa" }
+    for _ = 1, 2 do
+      assert.equal("hlt", (m:run(LIMITS)))
+      assert.equal(0x80, m.vcpus[1].regs.rdx & 0xff)
+      m:reset()
+    end
+    assert.same({ 42, 42 }, seen)
+    contains("it: ", error_of(machine.new, { name = "it", image = "\x7fELF" }))
+    contains("no image", error_of(machine.new, { cmdline = "x" }))
+    contains("mode: there is an image", error_of(machine.new, { image = "\xf4", mode = "real" }))
+    contains("take an irqchip", error_of(machine.new, { image = "\xf4", cpus = 2 }))
+  end)
+
   it("returns what stop was given, with one vCPU as with several", function()
     for cpus = 1, 2 do
       local m <close> = machine.new { cpus = cpus, code = OUT_HLT, devices = { {

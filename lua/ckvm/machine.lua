@@ -10,6 +10,7 @@
 --   devices = { { port = 0xe9, write = function(_, value) print(value) end } },
 -- }
 -- assert(m:run { timeout = 10 } == "hlt")
+local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local x86 = require "ckvm.x86"
 
@@ -27,8 +28,10 @@ local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000 }
 
 local KEYS <const> = {
   memory = "integer", cpus = "integer", mode = "string", code = "string", at = "integer",
-  regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata",
+  regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata", image = "string",
+  name = "string", cmdline = "string", modules = "table",
 }
+local OF_IMAGES <const> = { "name", "cmdline", "modules" }
 
 local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
 
@@ -40,9 +43,24 @@ local function check_keys(config)
   end
 end
 
+-- An image says itself where it starts, and in which mode.
+local function check_image(config)
+  for _, key in ipairs(config.image and { "code", "mode", "at" } or OF_IMAGES) do
+    if config[key] ~= nil then
+      local why <const> = config.image and "an image, which has its own" or "no image"
+      fail(4, "%s: there is %s", key, why)
+    end
+  end
+  if config.image and (config.cpus or 1) > 1 and not config.irqchip then
+    fail(4, "cpus: %d with an image take an irqchip, for the first to start the others",
+      config.cpus)
+  end
+end
+
 local function check(config)
   if type(config) ~= "table" then fail(3, "a machine is made from a table") end
   check_keys(config)
+  check_image(config)
   local memory, cpus = config.memory or 16 << 20, config.cpus or 1
   local mode = config.mode or "real"
   if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long", mode) end
@@ -60,7 +78,9 @@ local function check(config)
     fail(3, "at: 0x%x is where the machine has descriptors and page tables, below 0x10000", at)
   end
   return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
-    regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip }
+    regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip,
+    image = config.image, options = { name = config.name, cmdline = config.cmdline,
+      modules = config.modules, memory = low } }
 end
 
 -- Making ---------------------------------------------------------------------
@@ -100,6 +120,12 @@ end
 -- @tparam[opt] string config.code bytes, put into memory at `at`
 -- @tparam[opt] integer config.at address of the code, and where it starts: 0x7c00 in real mode,
 -- 0x100000 in the others
+-- @tparam[opt] string config.image bytes of an image that `ckvm.boot` knows, in the place of
+-- `mode`, `code` and `at`
+-- @tparam[opt="image"] string config.name of the image, for messages
+-- @tparam[opt] string config.cmdline its command line
+-- @tparam[opt] table config.modules a list of `{ bytes =, cmdline = }`, for images that take
+-- modules
 -- @tparam[opt] table config.regs more registers than rip, values by name, as `vcpu:set_regs` takes
 -- them
 -- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
@@ -107,7 +133,7 @@ end
 -- @tparam[opt=false] boolean config.irqchip the kernel's interrupt controllers, and its PIT
 -- @tparam[opt] kvm config.kvm the system; if left out, it is opened
 -- @treturn table the machine, with fields `vm` and `vcpus`
--- @raise what the calls raise that it makes; a string for a wrong table
+-- @raise what the calls raise that it makes; a string for a wrong table or image
 -- @usage
 -- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
 function machine.new(config)
@@ -130,6 +156,11 @@ end
 
 -- Running --------------------------------------------------------------------
 
+-- The image is loaded anew, as it may have written to itself.
+local function start_image(self, vcpu)
+  boot.enter(vcpu, boot.load(self.vm, self.image, self.options))
+end
+
 local function start(self, vcpu)
   local gdt <const> = x86.gdt()
   local options = { rip = self.at, rsp = self.at }
@@ -141,7 +172,6 @@ local function start(self, vcpu)
     options.cr3 = x86.identity_map(self.vm, TABLES, REACH)
   end
   x86.enter(vcpu, self.mode, options)
-  if next(self.regs) then vcpu:set_regs(self.regs) end
 end
 
 --- Puts the code, the tables and the vCPUs back to where the machine started. Memory beside those
@@ -164,7 +194,8 @@ function machine.reset(self)
       vcpu:set_mp_state "uninitialized"
     else
       if self.irqchip then vcpu:set_mp_state "runnable" end
-      start(self, vcpu)
+      if self.image then start_image(self, vcpu) else start(self, vcpu) end
+      if next(self.regs) then vcpu:set_regs(self.regs) end
     end
   end
   return self
