@@ -283,6 +283,24 @@ describe("vm:run", function()
     assert.equal("stopped", (run(vm)))
   end)
 
+  it("keeps no VM alive whose handlers have resumed coroutines", function()
+    support.collect()
+    local before <const> = support.count_fds()
+    local co = coroutine.wrap(function() while true do coroutine.yield() end end)
+    for _ = 1, 5 do
+      (function()
+        local vm = machine(OUT_HLT, OUT_HLT)
+        vm:attach_io { port = 0x10, write = function(_, _, _, vcpu)
+          co()
+          vcpu:stop()
+        end }
+        for _ = 1, 5 do vm:run { timeout = 0.05 } end -- some ends are kept
+      end)()
+    end
+    support.collect()
+    assert.equal(before, support.count_fds())
+  end)
+
   it("has no thread left when the VM is closed, or collected", function()
     support.collect()
     local THREAD <const> = "vCPU %d+"

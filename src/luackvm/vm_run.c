@@ -423,6 +423,18 @@ static void send_to_work(struct crew *crew, int count)
 	pthread_mutex_unlock(&crew->lock);
 }
 
+/* Coroutines that its handlers have resumed leave it anchored: luackvm_enter.
+ */
+static void let_go(lua_State *L, const struct crew *crew)
+{
+	const struct worker *worker;
+
+	for (worker = crew->workers; worker; worker = worker->next) {
+		lua_pushnil(L);
+		lua_rawsetp(L, LUA_REGISTRYINDEX, worker->self);
+	}
+}
+
 /* The lock is given up as around KVM_RUN. */
 static void work_together(lua_State *L, struct crew *crew, int count)
 {
@@ -435,6 +447,7 @@ static void work_together(lua_State *L, struct crew *crew, int count)
 	thread->running = L;
 	crew->busy = false;
 	unclaim(crew, NULL);
+	let_go(L, crew);
 }
 
 /* Returns what the worker's run has ended with. */
