@@ -102,6 +102,26 @@ describe("A machine", function()
     end
   end)
 
+  it("forgets with a reset how vCPUs have ended before", function()
+    local other, first = ckvm.eventfd(), true
+    -- The first waits until the other is in its handler, too: both are stopped.
+    local m <close> = machine.new { cpus = 2, code = OUT_HLT, devices = { {
+      port = 0xe9, write = function(_, _, _, vcpu)
+        if first then
+          first = false
+          other:wait { timeout = 20 }
+        else
+          other:signal()
+        end
+        vcpu:stop()
+      end,
+    } } }
+    assert.equal("stopped", (m:run(LIMITS)))
+    m:reset()
+    m.vm:write(0x7c00, "\xeb\xfe") -- jmp .
+    assert.equal("timeout", (m:run { timeout = 0.2 }))
+  end)
+
   it("has the others wait for INIT and SIPI, with an irqchip", function()
     local started = {}
     local m <close> = machine.new {

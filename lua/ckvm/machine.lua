@@ -174,6 +174,14 @@ local function start(self, vcpu)
   x86.enter(vcpu, self.mode, options)
 end
 
+-- Ends of vCPUs that vm:run has kept are none of the machine that starts anew. In no time no guest
+-- runs.
+local function forget_ends(self)
+  for _ = 1, #self.vcpus do
+    if self.vm:run { timeout = 0 } == "timeout" then return end
+  end
+end
+
 --- Puts the code, the tables and the vCPUs back to where the machine started. Memory beside those
 -- stays as it is, and so do devices, but for those with a method `reset`, which is called.
 -- @tparam table self the machine
@@ -184,6 +192,7 @@ end
 -- m:run()
 -- m:reset():run()
 function machine.reset(self)
+  if #self.vcpus > 1 then forget_ends(self) end
   if self.code then self.vm:write(self.at, self.code) end
   for _, entry in ipairs(self.devices) do
     local device = entry.device or entry
