@@ -5,6 +5,8 @@ local ckvm = require "ckvm"
 local images = require "boot_images"
 local support = require "support"
 
+local blames = support.blames
+
 local MiB <const> = 1 << 20
 
 -- A VM with memory from 0 on, full of ones.
@@ -29,13 +31,6 @@ local function refuses(message, bytes, options)
   for key, value in pairs(options or {}) do whole[key] = value end
   assert.equal("a.img: " .. message, support.error_of(boot.load, vm, bytes, whole))
   assert.equal(("\xff"):rep(MiB), vm:read(0, MiB))
-end
-
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args, 1, args.n)) end)
-  support.contains("boot_spec.lua:", err)
-  support.contains(message, err)
 end
 
 -- Runs it until HLT; returns the vCPU.

@@ -4,16 +4,10 @@ local debug_exit = require "ckvm.dev.debug_exit"
 local debugcon = require "ckvm.dev.debugcon"
 local support = require "support"
 
+local blames = support.blames
+
 local OFFSETS <const> = { -1, 0, 1, 3, math.maxinteger }
 local VALUES <const> = { 0, 0xff, 0xffffffff, -1, math.mininteger }
-
--- Raises unless the line that is blamed is this file's.
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_debug_spec.lua:", err)
-  support.contains(message, err)
-end
 
 local function try_all(device)
   for _, offset in ipairs(OFFSETS) do

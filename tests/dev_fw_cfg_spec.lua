@@ -3,6 +3,8 @@
 local fw_cfg = require "ckvm.dev.fw_cfg"
 local support = require "support"
 
+local blames = support.blames
+
 local SELECTOR <const>, DATA <const> = 0, 1
 
 local function get(device, key, size)
@@ -10,13 +12,6 @@ local function get(device, key, size)
   local bytes = {}
   for i = 1, size do bytes[i] = string.char(device:read(DATA, 1)) end
   return table.concat(bytes)
-end
-
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_fw_cfg_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.dev.fw_cfg", function()

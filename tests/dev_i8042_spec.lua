@@ -4,6 +4,8 @@
 local i8042 = require "ckvm.dev.i8042"
 local support = require "support"
 
+local blames = support.blames
+
 local DATA <const>, COMMAND <const> = 0, 4
 
 local function make()
@@ -37,13 +39,6 @@ end
 local function send(device, ...)
   for _, byte in ipairs { ... } do device:write(DATA, byte, 1) end
   return drain(device)
-end
-
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_i8042_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.dev.i8042", function()

@@ -3,6 +3,8 @@
 local pm = require "ckvm.dev.pm"
 local support = require "support"
 
+local blames = support.blames
+
 local STATUS <const>, ENABLE <const>, CONTROL <const>, TIMER <const> = 0, 2, 4, 8
 
 -- The device, what was called, and a clock to set.
@@ -15,13 +17,6 @@ local function make()
     time = function() return clock.seconds end,
   }
   return device, called, clock
-end
-
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_pm_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.dev.pm", function()

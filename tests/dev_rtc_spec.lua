@@ -3,6 +3,8 @@
 local rtc = require "ckvm.dev.rtc"
 local support = require "support"
 
+local blames = support.blames
+
 local TIME <const> = 1709216705 -- Thursday, 2024-02-29 14:25:05 UTC
 local B <const> = 0xb
 
@@ -29,13 +31,6 @@ local function all(device)
     table.insert(list, ("%02x"):format(get(device, index)))
   end
   return table.concat(list, " ")
-end
-
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_rtc_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.dev.rtc", function()

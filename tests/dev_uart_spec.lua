@@ -5,6 +5,8 @@ local dev = require "ckvm.dev"
 local support = require "support"
 local uart = require "ckvm.dev.uart"
 
+local blames = support.blames
+
 local DATA <const>, IER <const>, IIR <const>, FCR <const> = 0, 1, 2, 2
 local LCR <const>, MCR <const>, LSR <const>, MSR <const>, SCR <const> = 3, 4, 5, 6, 7
 local OUT2 <const>, LOOP <const> = 8, 0x10
@@ -17,14 +19,6 @@ local function make()
     irq = function(level) table.insert(levels, level) end,
   }
   return device, sent, levels
-end
-
--- Raises unless the line that is blamed is this file's.
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args)) end)
-  support.contains("dev_uart_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.dev.uart", function()

@@ -114,6 +114,15 @@ function support.error_of(fn, ...)
   return raised[2]
 end
 
+-- Raises unless fn(...) raises a string that has the message in it, and blames the line here that
+-- has called it.
+function support.blames(message, fn, ...)
+  local args = table.pack(...)
+  local err = support.error_of(function() local _ = fn(table.unpack(args, 1, args.n)) end)
+  support.contains("support.lua:", err)
+  support.contains(message, err)
+end
+
 -- Raises unless text (or what it converts to) has that part, taken literally.
 function support.contains(part, text)
   text = tostring(text)

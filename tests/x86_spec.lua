@@ -4,6 +4,8 @@ local ckvm = require "ckvm"
 local support = require "support"
 local x86 = require "ckvm.x86"
 
+local blames = support.blames
+
 local MiB <const> = 1 << 20
 
 local function guest(size)
@@ -14,14 +16,6 @@ end
 
 local function refuses(message, ...)
   support.contains(message, support.error_of(...))
-end
-
--- The same, and the line that is blamed is this file's.
-local function blames(message, fn, ...)
-  local args = table.pack(...)
-  local err = support.error_of(function() local _ = fn(table.unpack(args, 1, args.n)) end)
-  support.contains("x86_spec.lua:", err)
-  support.contains(message, err)
 end
 
 describe("ckvm.x86:", function()
