@@ -32,6 +32,8 @@ local function corpus()
   add(images.multiboot { code = code, at = 0x8000, bss_end_addr = 0x9000 }, 0, 12)
   add(images.multiboot2 { code = code, at = 0x8000, tags = images.tag(6, 0, "")
     .. images.tag(99, 1, "12345") }, 0, 16, 40)
+  add(images.bzimage { code64 = code, pref_address = 0x8000, init_size = 0x1000 }, 0x1f1, 0x200,
+    0x230, 0x250)
   return list
 end
 
@@ -103,15 +105,16 @@ local function mutate(valid)
   return random(4) > 1 and mend(bytes) or bytes
 end
 
-local FORMATS <const> = { "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
-local TAKES_MORE <const> = { multiboot2 = true, multiboot = true, pvh = true }
+local FORMATS <const> = { "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
+local TAKES_MORE <const> = { bzimage = true, multiboot2 = true, multiboot = true, pvh = true }
 
 local function options_for(bytes)
   local options = { name = NAME, memory = MEMORY }
   if random(4) == 1 then options.format = pick(FORMATS) end
   if TAKES_MORE[options.format or boot.detect(bytes)] then
     options.cmdline = ("x"):rep(random(0, 20))
-    options.modules = { { bytes = ("y"):rep(random(0, 0x2000)), cmdline = "module" } }
+    options.modules = { { bytes = ("y"):rep(random(0, 0x2000)) } }
+    if random(2) == 1 then options.acpi = { cpus = random(1, 200) } end
   end
   return options
 end

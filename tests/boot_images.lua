@@ -104,4 +104,25 @@ function images.pvh(fields)
   }
 end
 
+-- A bzImage of protocol 2.15 with one sector of real-mode code: `code` is its 32-bit entry, and
+-- `code64` the one 0x200 behind that. The fields are right unless told.
+function images.bzimage(fields)
+  local setup = padded("", 1024)
+  local function put(at, format, value)
+    if value then setup = images.patch(setup, at, format, value) end
+  end
+  put(0x1f1, "<I1", fields.setup_sects or 1)
+  put(0x1fe, "<I2", 0xaa55)
+  put(0x200, "c2", "\xeb\x62") -- the header ends at 0x264
+  put(0x202, "c4", "HdrS")
+  put(0x206, "<I2", fields.version or 0x20f)
+  put(0x211, "<I1", fields.loadflags or 1)
+  put(0x22c, "<I4", fields.initrd_addr_max or 0x7fffffff)
+  put(0x236, "<I2", fields.xloadflags or 1)
+  put(0x238, "<I4", fields.cmdline_size or 0x7ff)
+  put(0x258, "<I8", fields.pref_address or 0x200000)
+  put(0x260, "<I4", fields.init_size or 0x4000)
+  return setup .. padded(fields.code or "", 0x200) .. (fields.code64 or "")
+end
+
 return images

@@ -158,8 +158,8 @@ describe("ckvm.boot:", function()
     end)
 
     it("is refused where it is that of a bzImage", function()
-      refuses("header at 0x202: a bzImage is not started by its sector; load the vmlinux in it",
-        images.sector "" .. "\0\0HdrS")
+      refuses("header at 0x202: a bzImage is not started by its sector",
+        images.sector "" .. "\0\0HdrS", { format = "sector" })
     end)
   end)
 

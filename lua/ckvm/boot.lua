@@ -17,16 +17,18 @@ local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
-local FORMATS <const> = { "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
+local FORMATS <const> = { "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
 
-local LEAST <const>, MOST <const> = 0x1000, 512 << 30 -- bytes of memory
+-- Bytes of memory, below 4 GiB and above.
+local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 << 30
 
 --- Tells what an image is, by the tests of the formats themselves.
 --
--- `"multiboot2"` and `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 2 in its
--- first 32768 bytes, or else with one of Multiboot 1 in its first 8192.
+-- `"bzimage"`: Linux, with its setup header at 0x1f1. `"multiboot2"` and `"multiboot"`: a file, be
+-- it ELF or not, with a header of Multiboot 2 in its first 32768 bytes, or else with one of
+-- Multiboot 1 in its first 8192.
 -- `"pvh"`: an ELF file with a note of Xen's PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF
 -- file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at 510. `"flat"`:
 -- nothing of these.
@@ -47,8 +49,9 @@ end
 
 local OPTIONS <const> = {
   name = "string?", memory = "integer", cmdline = "string?", modules = "table?", format = "string?",
-  at = "integer?",
+  at = "integer?", high_memory = "integer?", acpi = "table?",
 }
+local ABOVE <const> = 4 << 30
 local MODULE <const> = { bytes = "string", cmdline = "string?" }
 
 local function check_text(what, text)
@@ -67,8 +70,13 @@ local function check_taken(name, options)
 end
 
 local function check_values(options)
+  local high <const> = options.high_memory or 0
   if options.memory < LEAST or options.memory > MOST then
     error(("memory: 0x%x is not between 0x%x and 0x%x"):format(options.memory, LEAST, MOST), 3)
+  elseif high < 0 or high > MOST_HIGH then
+    error(("high_memory: 0x%x is not between 0 and 0x%x"):format(high, MOST_HIGH), 3)
+  elseif high > 0 and options.memory > ABOVE then
+    error(("memory: 0x%x is beyond 0x%x, where high_memory is"):format(options.memory, ABOVE), 3)
   elseif options.format and not formats[options.format] then
     error(("unknown format '%s'"):format(options.format), 3)
   end
@@ -85,7 +93,10 @@ end
 -- Multiboot images start in protected mode with what they expect in EAX and EBX; of the
 -- information, which begins at `info`, there is the command line, the modules, how much memory
 -- there is and its map, and the name of the boot loader. With `"pvh"` it is the same without the
--- name: an `hvm_start_info` in EBX, whose first module is Linux's initrd.
+-- name: an `hvm_start_info` in EBX, whose first module is Linux's initrd. A bzImage is started by
+-- the 64-bit boot protocol, or by the 32-bit one where it has none, with `boot_params` in RSI; its
+-- only module is the initrd. What `ckvm.acpi` tells is found by its signature between 0xe0000 and
+-- 0xfffff, and told to the formats that have a place for it.
 --
 -- The result is a table for `ckvm.boot.enter`: `format`, `mode`, `rip` and `regs`, the registers
 -- by name; where they are, `gdt` (`{ base =, limit = }`), `cr3` and `info`, `modules` as a list of
@@ -95,6 +106,9 @@ end
 -- @tparam table options
 -- @tparam[opt="image"] string options.name for messages
 -- @tparam integer options.memory bytes of memory, which begins at 0
+-- @tparam[opt=0] integer options.high_memory bytes of more memory, which begins at 4 GiB
+-- @tparam[opt] table options.acpi what the guest is to find as ACPI tables, as for
+-- `ckvm.acpi.tables`
 -- @tparam[opt] string options.format its name, for what `ckvm.boot.detect` takes for another
 -- @tparam[opt=0x7c00] integer options.at address of a flat binary
 -- @tparam[opt] string options.cmdline for formats that have one
@@ -115,7 +129,7 @@ function boot.load(vm, bytes, options)
   local name = options.format or boot.detect(bytes)
   check_taken(name, options)
   local file = image.new(bytes, options.name or "image")
-  local memory = ram.new(file, options.memory)
+  local memory = ram.new(file, options.memory, options.high_memory or 0, options.acpi)
   local start = formats[name].load(file, memory, options)
   start.format = name
   memory:write(vm)

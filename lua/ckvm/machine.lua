@@ -29,9 +29,9 @@ local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000 }
 local KEYS <const> = {
   memory = "integer", cpus = "integer", mode = "string", code = "string", at = "integer",
   regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata", image = "string",
-  name = "string", cmdline = "string", modules = "table",
+  name = "string", cmdline = "string", modules = "table", acpi = "table",
 }
-local OF_IMAGES <const> = { "name", "cmdline", "modules" }
+local OF_IMAGES <const> = { "name", "cmdline", "modules", "acpi" }
 
 local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
 
@@ -57,6 +57,12 @@ local function check_image(config)
   end
 end
 
+local function acpi_of(options, cpus)
+  local copy = { cpus = cpus }
+  for key, value in pairs(options) do copy[key] = value end
+  return copy
+end
+
 local function check(config)
   if type(config) ~= "table" then fail(3, "a machine is made from a table") end
   check_keys(config)
@@ -80,7 +86,8 @@ local function check(config)
   return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
     regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip,
     image = config.image, options = { name = config.name, cmdline = config.cmdline,
-      modules = config.modules, memory = low } }
+      modules = config.modules, memory = low, high_memory = memory - low,
+      acpi = config.acpi and acpi_of(config.acpi, cpus) } }
 end
 
 -- Making ---------------------------------------------------------------------
@@ -126,6 +133,8 @@ end
 -- @tparam[opt] string config.cmdline its command line
 -- @tparam[opt] table config.modules a list of `{ bytes =, cmdline = }`, for images that take
 -- modules
+-- @tparam[opt] table config.acpi what the image is to find as ACPI tables, as for
+-- `ckvm.acpi.tables`; `cpus` is the machine's
 -- @tparam[opt] table config.regs more registers than rip, values by name, as `vcpu:set_regs` takes
 -- them
 -- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of

@@ -85,7 +85,7 @@ local function put_info(ram, cmdline, modules)
   return ram:compose("hvm_start_info", function(add)
     local list, line = module_list(modules, add), add(cmdline .. "\0")
     return add(string.pack("<I4I4I4I4I8I8I8I8I4I4", MAGIC, VERSION, 0, #modules, list, line,
-      0, add(map), count, 0)) -- no ACPI tables before the map
+      ram.rsdp or 0, add(map), count, 0))
   end)
 end
 

@@ -1,6 +1,7 @@
 -- What goes where in a guest's memory, for ckvm.boot. All of it is noted first, and written at the
 -- end: an image that is refused has written nothing.
 
+local acpi_tables = require("ckvm.acpi").tables
 local inside = require("ckvm.boot.image").inside
 
 local ram = {}
@@ -9,17 +10,26 @@ ram.__index = ram
 local PAGE <const> = 0x1000
 local HOLE <const>, HIGH <const> = 0xa0000, 0x100000 -- a PC's devices are between these
 local AVAILABLE <const>, RESERVED <const> = 1, 2
-local MOST <const> = 1 << 32 -- what 32-bit code reaches
+local MOST <const> = 1 << 32 -- what 32-bit code reaches, and where memory goes on behind devices
 
 -- Where to look for room: what a guest reads at its start is out of the way of images, which are
--- loaded at 1 MiB and above or at the start of memory; modules are from 1 MiB on, where they fit.
+-- loaded at 1 MiB and above or at the start of memory; modules are from 1 MiB on, where they fit;
+-- what firmware leaves is where it is looked for, in memory that is no one's to use.
 local AREAS <const> = {
   tables = { { 0x90000, HOLE }, { HIGH, MOST }, { PAGE, HOLE } },
   modules = { { HIGH, MOST }, { PAGE, HOLE } },
+  firmware = { { 0xe0000, HIGH } },
 }
 
-function ram.new(image, size)
-  return setmetatable({ image = image, size = size, list = {} }, ram)
+-- `size` bytes from 0 on, and `high` of them from 4 GiB on; `acpi` is what the ACPI tables are to
+-- tell, if there are any.
+function ram.new(image, size, high, acpi)
+  return setmetatable({ image = image, size = size, high = high, acpi = acpi, list = {} }, ram)
+end
+
+-- The end of all memory.
+function ram:top()
+  return self.high > 0 and MOST + self.high or self.size
 end
 
 -- Notes an entry: gpa, size; `bytes` from offset `from` on, `length` of them, and zeros behind.
@@ -30,16 +40,33 @@ end
 
 local function by_address(a, b) return a.gpa < b.gpa end
 
--- What stands at `offset` of the image, and zeros up to `size`. `fields` are the names that a
--- message has for gpa and size.
-function ram:load(what, gpa, size, offset, length, fields)
-  if size == 0 then return end
+local function check_inside(self, what, gpa, size, fields)
   if not inside(gpa, size, self.size) then
     self.image:fail("%s: %s 0x%x + %s 0x%x is beyond memory, which ends at 0x%x", what, fields[1],
       gpa, fields[2], size, self.size)
   end
+end
+
+-- What stands at `offset` of the image, and zeros up to `size`. `fields` are the names that a
+-- message has for gpa and size.
+function ram:load(what, gpa, size, offset, length, fields)
+  if size == 0 then return end
+  check_inside(self, what, gpa, size, fields)
   add(self, { what = what, gpa = gpa, size = size, bytes = self.image.bytes, from = offset,
     length = length })
+end
+
+-- Memory that stays as it is, and is to be there.
+function ram:reserve(what, gpa, size, fields)
+  check_inside(self, what, gpa, size, fields)
+  add(self, { what = what, gpa = gpa, size = size, bytes = function() end })
+end
+
+-- Has the RSDP's address as `rsdp`.
+local function put_acpi(self)
+  local size = #acpi_tables(self.acpi, 0)
+  self.rsdp = self:allocate("ACPI tables", "firmware", size)
+  self:put("ACPI tables", self.rsdp, size, acpi_tables(self.acpi, self.rsdp))
 end
 
 -- To be called once, when all of the image is noted.
@@ -52,6 +79,7 @@ function ram:settle()
         a.gpa, a.last)
     end
   end
+  if self.acpi then put_acpi(self) end
 end
 
 -- Raises where nothing of the image is; else returns the address.
@@ -135,6 +163,7 @@ function ram:map()
     map[2] = { HOLE, math.min(self.size, HIGH) - HOLE, RESERVED }
   end
   if self.size > HIGH then map[3] = { HIGH, self.size - HIGH, AVAILABLE } end
+  if self.high > 0 then table.insert(map, { MOST, self.high, AVAILABLE }) end
   return map
 end
 

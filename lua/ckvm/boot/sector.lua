@@ -15,7 +15,7 @@ function sector.load(image, ram)
   if found ~= SIGNATURE then
     image:fail("signature at 0x%x: 0x%x is not 0x%x", AT, found, SIGNATURE)
   elseif image.bytes:sub(0x203, 0x206) == "HdrS" then
-    image:fail("header at 0x202: a bzImage is not started by its sector; load the vmlinux in it")
+    image:fail("header at 0x202: a bzImage is not started by its sector")
   end
   ram:load("sector", START, SIZE, 0, SIZE, { "address", "size" })
   ram:settle()

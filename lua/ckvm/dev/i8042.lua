@@ -147,7 +147,7 @@ data[0xd1] = function(self, byte)
   local changed = (byte ~ state.out) & OUT.a20 ~= 0
   state.out = byte & ~(OUT.full | OUT.aux_full) | OUT.running
   if changed then self.a20(byte & OUT.a20 ~= 0) end
-  if byte & OUT.running == 0 then self.reset() end
+  if byte & OUT.running == 0 then self.on_reset() end
 end
 data[0xd2] = function(self, byte) self.state.reply = string.char(byte) end
 
@@ -157,7 +157,7 @@ local function write_command(self, byte)
   self.state.command = data[byte] and byte or NOTHING
   if commands[byte] then commands[byte](self) end
   update(self)
-  if byte >= 0xf0 and byte & OUT.running == 0 then self.reset() end
+  if byte >= 0xf0 and byte & OUT.running == 0 then self.on_reset() end
 end
 
 local function write_data(self, byte)
@@ -205,7 +205,7 @@ end
 function i8042.new(options)
   dev.check("i8042", options, { irq = "function?", reset = "function?", a20 = "function?" })
   local self = setmetatable({
-    irq = options.irq or dev.ignore, reset = options.reset or dev.ignore,
+    irq = options.irq or dev.ignore, on_reset = options.reset or dev.ignore,
     a20 = options.a20 or dev.ignore, state = dev.copy(RESET),
   }, { __index = i8042 })
   self.command_port = setmetatable({ device = self }, { __index = command_port })

@@ -98,7 +98,7 @@ end
 local function write_reset(self, byte)
   local state <const> = self.device.state
   state.reset = byte & RESET_CPU == 0 and byte & RESET_MASK or 0
-  if byte & RESET_CPU ~= 0 then self.device.reset() end
+  if byte & RESET_CPU ~= 0 then self.device.on_reset() end
 end
 
 local RESET_REGISTERS <const> = {
@@ -133,7 +133,7 @@ function pm.new(options)
     poweroff = "function?", reset = "function?", irq = "function?", time = "function?",
   })
   local self = setmetatable({
-    poweroff = options.poweroff or dev.ignore, reset = options.reset or dev.ignore,
+    poweroff = options.poweroff or dev.ignore, on_reset = options.reset or dev.ignore,
     irq = options.irq or dev.ignore, time = options.time or ckvm.now, state = dev.copy(RESET),
   }, { __index = pm })
   self.state.control = SCI_EN
