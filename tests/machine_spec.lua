@@ -74,6 +74,33 @@ describe("A machine", function()
     assert.equal(4, resets)
   end)
 
+  it("has its controllers, MSRs and devices as new after a reset", function()
+    local LSTAR <const> = 0xc0000082
+    local uart = require("ckvm.dev.uart").new {}
+    -- mov $0x5a, %al; mov $0x3ff, %dx; out %al, %dx (UART: SCR); out %al, $0x21 (PIC: mask);
+    -- mov $0x34, %al; out %al, $0x43; out %al, $0x40; out %al, $0x40 (PIT); hlt
+    local m <close> = machine.new {
+      irqchip = true, devices = { { port = 0x3f8, count = 8, device = uart } },
+      code = "\xb0\x5a\xba\xff\x03\xee\xe6\x21\xb0\x34\xe6\x43\xe6\x40\xe6\x40\xb0\x01\xe6\xf4\xf4",
+    }
+    m.vm:on("io_out", function(_, _, _, vcpu) vcpu:stop() end)
+    local vcpu = m.vcpus[1]
+    local function state()
+      return { imr = m.vm:get_irqchip("pic_master").imr, pit = m.vm:get_pit2().channels[1].mode,
+        scr = uart:save().scr, star = vcpu:get_msrs({ LSTAR })[LSTAR],
+        spurious = (string.unpack("<I4", vcpu:get_lapic(), 0xf1)) }
+    end
+    local new = state()
+    for _ = 1, 2 do
+      assert.equal("stopped", (m:run(LIMITS)))
+      vcpu:set_msrs { { index = LSTAR, data = 0x1000 } }
+      vcpu:set_lapic((vcpu:get_lapic():gsub("^(" .. ("."):rep(0xf0) .. ")..", "%1\xff\x01")))
+      assert.same({ imr = 0x5a, pit = 2, scr = 0x5a, star = 0x1000, spurious = 0x1ff }, state())
+      m:reset()
+      assert.same(new, state())
+    end
+  end)
+
   it("takes devices that attach themselves, at ports and addresses", function()
     local device = { seen = {} }
     function device:attach(vm)

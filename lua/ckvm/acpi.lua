@@ -3,8 +3,8 @@
 --
 -- They tell of the kernel's interrupt controllers (`vm:create_irqchip`), of `ckvm.dev.pm`, and of
 -- those devices of a PC that the options name. They make none of these. Guests find them by the
--- RSDP, whose signature they look for at multiples of 16 between 0xe0000 and 0xfffff, or by the boot
--- protocol (`ckvm.boot`, option `acpi`).
+-- RSDP, whose signature they look for at multiples of 16 between 0xe0000 and 0xfffff, or by the
+-- boot protocol (`ckvm.boot`, option `acpi`).
 --
 -- Source: the ACPI specification 6.5, chapter 5; FADT and MADT are those of ACPI 4.0.
 -- @module ckvm.acpi

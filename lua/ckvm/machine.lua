@@ -12,6 +12,7 @@
 -- assert(m:run { timeout = 10 } == "hlt")
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
+local state = require "ckvm.machine.state"
 local x86 = require "ckvm.x86"
 
 local machine = {}
@@ -160,6 +161,7 @@ function machine.new(config)
     set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid())
   end
   for _, device in ipairs(self.devices) do attach(vm, device) end
+  self.new_state = state.save(self, kvm)
   return setmetatable(self, meta):reset()
 end
 
@@ -191,8 +193,9 @@ local function forget_ends(self)
   end
 end
 
---- Puts the code, the tables and the vCPUs back to where the machine started. Memory beside those
--- stays as it is, and so do devices, but for those with a method `reset`, which is called.
+--- Puts the code or the image, the tables, the vCPUs and the kernel's interrupt controllers back to
+-- where the machine started. Of devices, those with a method `reset` have it called, and those with
+-- `save` and `load` are as they were when they were attached. The rest of memory stays as it is.
 -- @tparam table self the machine
 -- @treturn table the machine
 -- @raise what `vcpu:set_sregs` raises
@@ -203,10 +206,7 @@ end
 function machine.reset(self)
   if #self.vcpus > 1 then forget_ends(self) end
   if self.code then self.vm:write(self.at, self.code) end
-  for _, entry in ipairs(self.devices) do
-    local device = entry.device or entry
-    if device.reset then device:reset() end
-  end
+  state.restore(self, self.new_state)
   for i, vcpu in ipairs(self.vcpus) do
     if i > 1 and self.irqchip then
       vcpu:set_mp_state "uninitialized"
