@@ -71,7 +71,7 @@ describe("A machine", function()
       assert.equal(m, m:reset())
     end
     assert.same({ 42, 42, 42 }, seen)
-    assert.equal(4, resets)
+    assert.equal(3, resets)
   end)
 
   it("has its controllers, MSRs and devices as new after a reset", function()

@@ -115,6 +115,38 @@ local function attach(vm, device)
   return device.port and vm:attach_io(device) or vm:attach_mmio(device)
 end
 
+-- The image is loaded anew, as it may have written to itself.
+local function start_image(self, vcpu)
+  boot.enter(vcpu, boot.load(self.vm, self.image, self.options))
+end
+
+local function start(self, vcpu)
+  local gdt <const> = x86.gdt()
+  local options = { rip = self.at, rsp = self.at }
+  if self.mode ~= "real" then
+    self.vm:write(GDT, gdt)
+    options.gdt = { base = GDT, limit = #gdt - 1 }
+  end
+  if self.mode == "long" then
+    options.cr3 = x86.identity_map(self.vm, TABLES, REACH)
+  end
+  x86.enter(vcpu, self.mode, options)
+end
+
+-- Where all vCPUs begin: with an irqchip, those behind the first wait to be started by it.
+local function start_all(self)
+  if self.code then self.vm:write(self.at, self.code) end
+  for i, vcpu in ipairs(self.vcpus) do
+    if i > 1 and self.irqchip then
+      vcpu:set_mp_state "uninitialized"
+    else
+      if self.irqchip then vcpu:set_mp_state "runnable" end
+      if self.image then start_image(self, vcpu) else start(self, vcpu) end
+      if next(self.regs) then vcpu:set_regs(self.regs) end
+    end
+  end
+end
+
 --- Makes a machine, ready to run.
 --
 -- The first vCPU starts at the code, with clear registers and, but for real mode, flat segments and
@@ -162,28 +194,11 @@ function machine.new(config)
   end
   for _, device in ipairs(self.devices) do attach(vm, device) end
   self.new_state = state.save(self, kvm)
-  return setmetatable(self, meta):reset()
+  start_all(self)
+  return setmetatable(self, meta)
 end
 
 -- Running --------------------------------------------------------------------
-
--- The image is loaded anew, as it may have written to itself.
-local function start_image(self, vcpu)
-  boot.enter(vcpu, boot.load(self.vm, self.image, self.options))
-end
-
-local function start(self, vcpu)
-  local gdt <const> = x86.gdt()
-  local options = { rip = self.at, rsp = self.at }
-  if self.mode ~= "real" then
-    self.vm:write(GDT, gdt)
-    options.gdt = { base = GDT, limit = #gdt - 1 }
-  end
-  if self.mode == "long" then
-    options.cr3 = x86.identity_map(self.vm, TABLES, REACH)
-  end
-  x86.enter(vcpu, self.mode, options)
-end
 
 -- Ends of vCPUs that vm:run has kept are none of the machine that starts anew. In no time no guest
 -- runs.
@@ -205,17 +220,8 @@ end
 -- m:reset():run()
 function machine.reset(self)
   if #self.vcpus > 1 then forget_ends(self) end
-  if self.code then self.vm:write(self.at, self.code) end
   state.restore(self, self.new_state)
-  for i, vcpu in ipairs(self.vcpus) do
-    if i > 1 and self.irqchip then
-      vcpu:set_mp_state "uninitialized"
-    else
-      if self.irqchip then vcpu:set_mp_state "runnable" end
-      if self.image then start_image(self, vcpu) else start(self, vcpu) end
-      if next(self.regs) then vcpu:set_regs(self.regs) end
-    end
-  end
+  start_all(self)
   return self
 end
 
