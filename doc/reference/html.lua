@@ -25,6 +25,8 @@ h3 { border-top: 1px solid #ccc; padding-top: .5em; }
 
 local GUIDES <const> = {
   { file = "doc/guide.md", page = "guide.html", title = "From api.rst to ckvm" },
+  { file = "doc/write-a-device.md", page = "write-a-device.html",
+    title = "Write a device in 40 lines" },
   { file = "doc/kvm-ioctls.md", page = "kvm-ioctls.html", title = "From kvm-ioctls to ckvm" },
 }
 
