@@ -58,6 +58,23 @@ describe("vm:after", function()
     assert.same({ "stopped", "second" }, { late:run(LIMITS) })
   end)
 
+  -- What sleeps in a handler is woken there, most often, and not in the guest.
+  for how, after in pairs {
+    ["has its instruction finished"] = function(vcpu) vcpu:finish() end,
+    ["writes rip"] = function(vcpu) vcpu.regs.rip = 0x1000 end,
+  } do
+    it("calls its handler where a handler sleeps, and " .. how, function()
+      local vm, vcpu = guest(OUT)
+      local never = ckvm.eventfd()
+      vm:attach_io { port = 0x10, write = function()
+        never:wait { timeout = 0.02 }
+        after(vcpu)
+      end }
+      vm:after(0.03, function() vcpu:stop("done") end)
+      assert.same({ "stopped", "done" }, { vcpu:run { timeout = 2 } })
+    end)
+  end
+
   it("begins anew in its handler", function()
     local vm, vcpu = guest()
     local count = 0

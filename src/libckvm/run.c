@@ -85,12 +85,12 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 /* KVM_RUN came back without an exit: why? GO_ON if for nothing. */
 static int woken(struct ckvm_vcpu *vcpu)
 {
-	bool finished = vcpu->finishing;
+	bool finished = vcpu->finishing, waked;
 	int error = 0;
 
 	ckvm__set_immediate_exit(vcpu, false);
 	/* Whoever wakes it from here on has set its reason before. */
-	atomic_fetch_and(&vcpu->attend, ~ATTEND_WAKE);
+	waked = atomic_fetch_and(&vcpu->attend, ~ATTEND_WAKE) & ATTEND_WAKE;
 	if (finished) {
 		error = ckvm__merge_registers(vcpu);
 		vcpu->finishing = false;
@@ -103,6 +103,8 @@ static int woken(struct ckvm_vcpu *vcpu)
 		/* For the run around it, if there is one. */
 		if (atomic_load(&vcpu->kicked))
 			ckvm__set_immediate_exit(vcpu, true);
+		if (waked)
+			atomic_fetch_or(&vcpu->attend, ATTEND_WAKE);
 		return CKVM_STOPPED;
 	}
 	if (atomic_exchange(&vcpu->stop_asked, false))
@@ -113,7 +115,8 @@ static int woken(struct ckvm_vcpu *vcpu)
 		return CKVM_TIMEOUT;
 	if (!vcpu->left)
 		return CKVM_EXITS;
-	if (vcpu->limit_flags & CKVM_LIMIT_SIGNALS && !finished)
+	/* To finish an instruction is no signal; a wake meanwhile is one. */
+	if (vcpu->limit_flags & CKVM_LIMIT_SIGNALS && (!finished || waked))
 		return ckvm__fail("signal", -EINTR);
 	return GO_ON;
 }
