@@ -19,6 +19,7 @@ local function corpus()
   local function add(bytes, ...) table.insert(list, { bytes = bytes, headers = { ... } }) end
   add(code, 0)
   add(images.sector(code), 0, 510)
+  add(images.bios(code), 0xfff0)
   for _, bits in ipairs { 32, 64 } do
     add(images.elf { bits = bits, code = code, at = 0x8000, { 1, 0, 0, 0x9000, 0x40, 0x2000 } },
       0, 0x34, 0x40, 0x60, 0x80)
@@ -105,7 +106,9 @@ local function mutate(valid)
   return random(4) > 1 and mend(bytes) or bytes
 end
 
-local FORMATS <const> = { "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
+local FORMATS <const> = {
+  "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
+}
 local TAKES_MORE <const> = { bzimage = true, multiboot2 = true, multiboot = true, pvh = true }
 
 local function options_for(bytes)

@@ -18,6 +18,13 @@ local function padded(bytes, size)
   return bytes .. ("\0"):rep(size - #bytes)
 end
 
+-- Firmware of 64 KiB unless told; `code` is in its last 4 KiB, to which it jumps.
+function images.bios(code, size)
+  local before = (size or 0x10000) - 0x1000
+  return ("\0"):rep(before) .. padded(code, 0xff0)
+    .. "\xea\0\xf0\0\xf0" .. ("\0"):rep(11) -- ljmp $0xf000, $0xf000
+end
+
 local function program_header(bits, type, offset, vaddr, paddr, filesz, memsz)
   if bits == 32 then
     local function low(value) return value & 0xffffffff end

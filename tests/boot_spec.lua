@@ -109,6 +109,7 @@ describe("ckvm.boot:", function()
       assert.equal("flat", boot.detect(images.sector(""):sub(1, 511)))
       assert.equal("sector", boot.detect(images.sector ""))
       assert.equal("sector", boot.detect(images.sector "" .. ("\0"):rep(512)))
+      assert.equal("bios", boot.detect(images.bios ""))
       assert.equal("elf", boot.detect "\x7fELF")
       assert.equal("elf", boot.detect(images.elf { code = "\xf4" }))
     end)
@@ -160,6 +161,82 @@ describe("ckvm.boot:", function()
     it("is refused where it is that of a bzImage", function()
       refuses("header at 0x202: a bzImage is not started by its sector",
         images.sector "" .. "\0\0HdrS", { format = "sector" })
+    end)
+  end)
+
+  describe("the firmware of a PC", function()
+    local TOP <const> = 1 << 32
+
+    it("is detected by its size and its jump", function()
+      local good <const> = images.bios ""
+      for _, byte in ipairs { 0xe9, 0xea, 0xeb } do
+        assert.equal("bios", boot.detect(images.patch(good, 0xfff0, "B", byte)))
+      end
+      assert.equal("flat", boot.detect(images.patch(good, 0xfff0, "B", 0xf4)))
+      assert.equal("flat", boot.detect(good:sub(2)))
+      assert.equal("flat", boot.detect("\0" .. good))
+      assert.equal("bios", boot.detect(images.bios("", 16 * MiB)))
+      assert.equal("flat", boot.detect(images.bios("", 16 * MiB + 0x10000)))
+      assert.equal("sector", boot.detect(images.patch(good, 510, "<I2", 0xaa55))) -- a disk
+    end)
+
+    it("starts at its end, which ends at 4 GiB, and runs below 1 MiB", function()
+      -- mov %cs:(0xf000), %al; mov %al, %cs:(0xf001); mov %cs, %bx; hlt
+      local code <const> = "\x2e\xa0\0\xf0\x2e\xa2\1\xf0\x8c\xcb\xf4"
+      local bios <const> = images.bios(code, 0x40000)
+      local start, vm = load(bios)
+      assert.same({ "bios", "real", 0xfff0 }, { start.format, start.mode, start.rip })
+      local vcpu = vm:create_vcpu(0)
+      vcpu:set_regs { rbx = -1, rsp = -1 }
+      boot.enter(vcpu, start)
+      assert.same({ 0xffff0000, 0xf000, 0 },
+        { vcpu.sregs.cs.base, vcpu.sregs.cs.selector, vcpu.sregs.ds.base })
+      assert.equal("hlt", (vcpu:run { timeout = 20 }))
+      assert.same({ 0xf00b, 0xf000 }, { vcpu.regs.rip, vcpu.regs.rbx })
+      assert.equal(bios, vm:read(TOP - #bios, #bios))
+      assert.equal("\xff\0", vm:read(MiB - 0x20000 - 1, 2))
+      assert.equal("\x2e\x2e\0\xf0", vm:read(0xff000, 4)) -- written by itself
+    end)
+
+    it("cannot write to itself below 4 GiB", function()
+      -- mov %al, %cs:(0xfff0); hlt
+      local bios <const> = images.patch(images.bios "", 0xfff0, "c5", "\x2e\xa2\xf0\xff\xf4")
+      local start, vm = load(bios, { format = "bios" })
+      local vcpu = vm:create_vcpu(0)
+      boot.enter(vcpu, start)
+      assert.equal("mmio_write", (vcpu:run { timeout = 20 }))
+      assert.equal(0xfffffff0, vcpu.exit.phys_addr)
+      assert.equal("hlt", (vcpu:run { timeout = 20 }))
+      assert.equal(bios, vm:read(TOP - #bios, #bios))
+    end)
+
+    it("is loaded anew where it has been, and into memory that is there", function()
+      local whole <const> = { name = "a.img", memory = 4 * MiB }
+      local _, vm = load(images.bios "\xf4")
+      local start = boot.load(vm, images.bios "\x90\xf4", whole) -- nop; hlt
+      assert.equal(0xf002, run(start, vm).regs.rip)
+      assert.equal("\x90\xf4", vm:read(TOP - 0x1000, 2))
+      local other = guest()
+      other:add_memory { gpa = TOP - 0x40000, size = 0x40000 }
+      boot.load(other, images.bios "\x90\xf4", whole)
+      assert.equal("\x90\xf4", other:read(TOP - 0x1000, 2))
+    end)
+
+    it("is refused by its size, and without memory below 1 MiB", function()
+      for _, size in ipairs { 0, 0xffff, 0x10001, 16 * MiB + 0x10000 } do
+        refuses(("size 0x%x: is not a multiple of 0x10000 up to 0x1000000"):format(size),
+          ("\0"):rep(size), { format = "bios" })
+      end
+      refuses("end of the image: address 0xe0000 + size 0x20000 is beyond memory, "
+        .. "which ends at 0xff000", images.bios("", 0x20000), { memory = 0xff000 })
+    end)
+
+    it("is refused where a part of it has memory of its own", function()
+      local vm = guest()
+      vm:add_memory { gpa = TOP - 0x10000, size = 0x10000 }
+      local message = support.error_of(boot.load, vm, images.bios("", 0x20000),
+        { name = "a.img", memory = 4 * MiB })
+      support.contains("a.img: image: ", message)
     end)
   end)
 

@@ -17,7 +17,9 @@ local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
-local FORMATS <const> = { "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "flat" }
+local FORMATS <const> = {
+  "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
+}
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
 
@@ -30,8 +32,9 @@ local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 <<
 -- it ELF or not, with a header of Multiboot 2 in its first 32768 bytes, or else with one of
 -- Multiboot 1 in its first 8192.
 -- `"pvh"`: an ELF file with a note of Xen's PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF
--- file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at 510. `"flat"`:
--- nothing of these.
+-- file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at 510. `"bios"`:
+-- a PC's firmware, of up to 16 MiB in units of 64 KiB, with a jump 16 bytes before its end.
+-- `"flat"`: nothing of these.
 -- @tparam string bytes the whole image
 -- @treturn string the name of a format
 -- @raise only for misuse
@@ -98,9 +101,14 @@ end
 -- only module is the initrd. What `ckvm.acpi` tells is found by its signature between 0xe0000 and
 -- 0xfffff, and told to the formats that have a place for it.
 --
+-- A PC's firmware ends at 4 GiB, where it is read-only memory that is added to the VM, unless there
+-- is memory already, as when it is loaded once more; its last 128 KiB end at 1 MiB, too. It starts
+-- as after a reset, 16 bytes before its end, and wants the devices of a PC: see `ckvm.pc`.
+--
 -- The result is a table for `ckvm.boot.enter`: `format`, `mode`, `rip` and `regs`, the registers
 -- by name; where they are, `gdt` (`{ base =, limit = }`), `cr3` and `info`, `modules` as a list of
--- `{ gpa =, size =, cmdline = }`, and as `sregs` what else is not as `ckvm.x86.enter` has it.
+-- `{ gpa =, size =, cmdline = }`, and as `sregs` what else is not as `ckvm.x86.enter` has it, as
+-- `msrs` what is to be set of these.
 -- @tparam vm vm whose memory it is
 -- @tparam string bytes the whole image
 -- @tparam table options
@@ -136,7 +144,7 @@ function boot.load(vm, bytes, options)
   return start
 end
 
---- Puts a vCPU where `ckvm.boot.load` says: `ckvm.x86.enter`, and the registers.
+--- Puts a vCPU where `ckvm.boot.load` says: `ckvm.x86.enter`, and the registers, MSRs included.
 -- @tparam vcpu vcpu that is to start there
 -- @tparam table start what `ckvm.boot.load` has returned
 -- @raise what `ckvm.x86.enter` raises
@@ -150,6 +158,7 @@ function boot.enter(vcpu, start)
     x86.enter(vcpu, start.mode, { rip = start.rip, gdt = start.gdt, cr3 = start.cr3 })
     if start.sregs then vcpu:set_sregs(start.sregs) end
     vcpu:set_regs(start.regs)
+    if start.msrs then vcpu:set_msrs(start.msrs) end
   end)
 end
 
