@@ -66,6 +66,7 @@ describe("ckvm.dev.pci", function()
     local bus = pci.new {}
     assert.equal(0x12378086, get(bus, 0, 0, 0))
     assert.equal(0x06000002, get(bus, 0, 0, 8))
+    assert.equal(0x11001af4, get(bus, 0, 0, 0x2c))
     assert.equal(0, get(bus, 0, 0, 0xfc))
   end)
 

@@ -1,5 +1,6 @@
 --- The PCI bus of a PC as the guest finds it: configuration mechanism 1 at eight ports from 0xcf8
--- on, and the host bridge 8086:1237 (Intel 440FX) at 00:00.0.
+-- on, and the host bridge 8086:1237 (Intel 440FX) at 00:00.0. Its subsystem, 1af4:1100, tells
+-- firmware that it runs in a virtual machine that speaks as QEMU does, with `ckvm.dev.fw_cfg`.
 --
 -- A function on the bus is its configuration space of 256 bytes, with a mask of the bits that the
 -- guest may write. What is behind its BARs, a script attaches, and moves when `changed` tells of a
@@ -23,11 +24,13 @@ local ADDRESS_MASK <const> = 0x80fffffc
 local ABSENT <const> = 0xff
 local RESET_REGISTER <const>, DATA <const> = 1, 4 -- offsets of ports
 
-local BRIDGE <const> = string.pack("<I2I2 I2I2 BBI2", 0x8086, 0x1237, 0x0006, 0x0280, 2, 0, 0x0600)
-
-local function pad(bytes)
-  return bytes .. ("\0"):rep(SIZE - #bytes)
+local function pad(bytes, size)
+  return bytes .. ("\0"):rep((size or SIZE) - #bytes)
 end
+
+local SUBSYSTEM <const> = 0x2c -- offset of its numbers
+local BRIDGE <const> = pad(string.pack("<I2I2 I2I2 BBI2", 0x8086, 0x1237, 0x0006, 0x0280, 2, 0,
+  0x0600), SUBSYSTEM) .. string.pack("<I2I2", 0x1af4, 0x1100)
 
 -- Command (ports, memory, master, no INTx), cache line and latency, interrupt line. BARs are where
 -- the device has them.
