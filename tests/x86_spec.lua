@@ -21,6 +21,48 @@ end
 describe("ckvm.x86:", function()
   before_each(support.need_kvm)
 
+  describe("the names of bits", function()
+    it("are each for bits of their own", function()
+      for _, register in ipairs {
+        "rflags", "cr0", "cr4", "efer", "xcr0", "dr6", "dr7", "page", "page_fault",
+      } do
+        local seen = 0
+        for name, bits in pairs(x86[register]) do
+          assert(bits ~= 0 and seen & bits == 0, register .. "." .. name)
+          seen = seen | bits
+        end
+      end
+    end)
+
+    it("are each for a vector and an MSR of its own, which a vCPU has", function()
+      local seen = {}
+      for name, number in pairs(x86.msr) do
+        assert(not seen[number], name)
+        seen[number] = name
+      end
+      local known = 0
+      for _, index in ipairs(ckvm.open():get_msr_index_list()) do
+        if seen[index] then known = known + 1 end
+      end
+      assert(known > 10, known)
+      for name, vector in pairs(x86.vector) do
+        assert(vector >= 0 and vector < 32 and not seen["v" .. vector], name)
+        seen["v" .. vector] = name
+      end
+    end)
+
+    it("are what the CPU means: a trap after each instruction, and its bit of DR6", function()
+      local vm, vcpu = guest()
+      vm:write(0x1000, "\x90\xeb\xfe") -- nop; jmp .
+      vm:write(0x2000, "\xf4")         -- hlt
+      vm:write(x86.vector.db * 4, "\x00\x20\0\0")
+      x86.enter(vcpu, "real", { rip = 0x1000, rsp = 0x8000, rflags = x86.rflags.tf | 2 })
+      assert.equal("hlt", vcpu:run { timeout = 10 })
+      assert.equal(0x1001, vm:read_u16(0x7ffa))
+      assert.equal(x86.dr6.bs, vcpu:get_debugregs().dr6 & (x86.dr6.bs | x86.dr6.b0))
+    end)
+  end)
+
   describe("identity_map_size", function()
     it("is two pages, and one for each GiB begun", function()
       assert.equal(0x3000, x86.identity_map_size(1))

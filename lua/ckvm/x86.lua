@@ -8,30 +8,13 @@
 -- local x86 = require "ckvm.x86"
 -- local cr3 = x86.identity_map(vm, 0x1000, 4 << 30)
 -- x86.enter(vcpu, "long", { rip = 0x100000, rsp = 0x100000, cr3 = cr3 })
+local check = require "ckvm.x86.check"
+
 local x86 = {}
 
 local RESERVED <const> = 2 -- the bit of rflags that is always set
 
---- Bits of CR0.
-x86.cr0 = {
-  pe = 1 << 0, mp = 1 << 1, em = 1 << 2, ts = 1 << 3, et = 1 << 4, ne = 1 << 5, wp = 1 << 16,
-  am = 1 << 18, nw = 1 << 29, cd = 1 << 30, pg = 1 << 31,
-}
-
---- Bits of CR4.
-x86.cr4 = {
-  vme = 1 << 0, pvi = 1 << 1, tsd = 1 << 2, de = 1 << 3, pse = 1 << 4, pae = 1 << 5, mce = 1 << 6,
-  pge = 1 << 7, pce = 1 << 8, osfxsr = 1 << 9, osxmmexcpt = 1 << 10, umip = 1 << 11, la57 = 1 << 12,
-  vmxe = 1 << 13, smxe = 1 << 14, fsgsbase = 1 << 16, pcide = 1 << 17, osxsave = 1 << 18,
-  smep = 1 << 20, smap = 1 << 21, pke = 1 << 22,
-}
-
---- Bits of the MSR EFER.
-x86.efer = { sce = 1 << 0, lme = 1 << 8, lma = 1 << 10, nxe = 1 << 11, svme = 1 << 12 }
-
-local check = require "ckvm.x86.check"
-
-for _, part in ipairs { "pages", "segments" } do
+for _, part in ipairs { "bits", "pages", "segments" } do
   for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
 
