@@ -391,6 +391,31 @@ describe("ckvm.x86:", function()
       assert.equal(x86.selector.tss, sregs.tr.selector)
     end)
 
+    it("starts where it is told while an access is open there", function()
+      for _, sync_regs in ipairs { true, false } do
+        for _, code in ipairs { "\xe6\x10\xf4", "\xe4\x10\xf4" } do -- out or in, $0x10; hlt
+          local vm = ckvm.open({ sync_regs = sync_regs }):create_vm()
+          vm:add_memory { gpa = 0, size = 0x10000 }
+          vm:write(0x1000, code)
+          local vcpu = vm:create_vcpu(0)
+          for _ = 1, 3 do
+            x86.enter(vcpu, "real", { rip = 0x1000 })
+            assert.matches("^io_", vcpu:run { timeout = 10 })
+          end
+          local count = 0
+          local function start() -- in the middle of it, and once more
+            count = count + 1
+            if count < 3 then x86.enter(vcpu, "real", { rip = 0x1000 }) end
+            return 0
+          end
+          vm:attach_io { port = 0x10, read = start, write = start }
+          x86.enter(vcpu, "real", { rip = 0x1000 })
+          assert.equal("hlt", vcpu:run { timeout = 10 })
+          assert.equal(3, count)
+        end
+      end
+    end)
+
     it("ends one mode in the other", function()
       local vm, vcpu = guest()
       vm:write(0x1000, "\xf4")

@@ -134,6 +134,7 @@ function x86.enter(vcpu, mode, start)
     vcpu:set_sregs(sregs)
     for name in pairs(vcpu:get_regs()) do regs[name] = regs[name] or 0 end
     vcpu:set_regs(regs)
+    vcpu.regs.rip = start.rip -- also where it is the same: an access that is open moves on from it
   end)
 end
 
