@@ -247,6 +247,12 @@ describe("ckvm.x86:", function()
       blames("vector: x is not between 0 and 255", x86.idt, { x = 0 })
       blames("handler: integer expected, got string", x86.idt, { [0] = "0" })
     end)
+
+    it("has the stacks of the gates", function()
+      blames("stacks: 8 is not between 0 and 7", x86.idt, { [0] = 0 }, nil, { [0] = 8 })
+      blames("rings: 4 is not between 0 and 3", x86.idt, { [0] = 0 }, { [0] = 4 })
+      assert.equal("\0\0\x08\0\7\x8e", x86.idt({ [0] = 0 }, nil, { [0] = 7 }):sub(1, 6))
+    end)
   end)
 
   describe("tss", function()
@@ -255,6 +261,21 @@ describe("ckvm.x86:", function()
       blames("unknown field 'rsp' of a TSS", x86.tss, { rsp = 0 })
       blames("ports: table expected, got integer", x86.tss, { ports = 0x80 })
       blames("ports: 65536 is not between 0 and 65535", x86.tss, { ports = { 0x10000 } })
+    end)
+
+    it("has seven more stacks", function()
+      local bytes = x86.tss { ist = { 0x11, 0x22, [7] = 0x77 } }
+      local at_1c = { string.unpack("<I8I8I8I8", bytes, 0x1d) }
+      assert.same({ 0, 0x11, 0x22, 0 }, { table.unpack(at_1c, 1, 4) })
+      assert.equal(0x77, (string.unpack("<I8", bytes, 0x55)))
+      assert.equal(105, #bytes)
+      blames("ist: 0.5 is no address", x86.tss, { ist = { 0.5 } })
+    end)
+
+    it("has a bitmap for all ports", function()
+      local ports = {}
+      for port = 0, 0xffff do ports[port + 1] = port end
+      assert.equal(("\0"):rep(8192) .. "\xff", x86.tss({ ports = ports }):sub(105))
     end)
 
     it("has the stack of ring 0 and an I/O bitmap", function()

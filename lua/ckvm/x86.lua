@@ -14,11 +14,12 @@ local x86 = {}
 
 local RESERVED <const> = 2 -- the bit of rflags that is always set
 
-for _, part in ipairs { "bits", "pages", "segments" } do
+for _, part in ipairs { "bits", "pages", "segments", "user" } do
   for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
 
 local cr0 <const>, cr4 <const>, efer <const> = x86.cr0, x86.cr4, x86.efer
+local rflags <const>, msr <const> = x86.rflags, x86.msr
 local selector <const>, segment <const> = x86.selector, x86.segment
 
 -- Modes ----------------------------------------------------------------------
@@ -56,7 +57,7 @@ local function long_mode(start, code, data)
   sregs.cr0 = cr0.pe | cr0.mp | cr0.et | cr0.ne | cr0.wp | cr0.pg
   sregs.cr3 = start.cr3
   sregs.cr4 = cr4.pae | cr4.osfxsr | cr4.osxmmexcpt
-  sregs.efer = efer.lme | efer.lma
+  sregs.efer = efer.lme | efer.lma | (start.efer or 0) | (start.syscall and efer.sce or 0)
   sregs.idt = start.idt or { base = 0, limit = 0 }
   return sregs
 end
@@ -73,11 +74,15 @@ end
 local OPTIONS <const> = {
   real = {},
   protected = { gdt = "table", idt = "table" },
-  long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table" },
+  long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table", syscall = "integer",
+    efer = "integer" },
 }
 OPTIONS.user = OPTIONS.long
 local PLACE <const> = { base = "integer", limit = "integer" }
 local GENERAL <const> = { rip = "integer", rsp = "integer", rflags = "integer" }
+
+-- What SYSCALL clears: what no handler expects to be set.
+local SYSCALL_MASK <const> = rflags.tf | rflags["if"] | rflags.df | rflags.nt | rflags.ac
 
 local function check_start(mode, start)
   for key, value in pairs(start) do
@@ -101,7 +106,7 @@ end
 -- Beside real mode there is no IDT unless it is given, so that an exception is a triple fault, and
 -- the GDT (which a guest needs when it loads a segment) and TR stay what they were. `gdt`, `idt`
 -- and `tss` are `{ base =, limit = }` of what the functions of these names have built. Exceptions
--- in ring 3 need `idt` and `tss`.
+-- in ring 3 need `idt` and `tss`: `ckvm.x86.user_stubs` makes all that they take.
 -- @tparam vcpu vcpu that is to start there
 -- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
 -- @tparam table start
@@ -113,7 +118,11 @@ end
 -- @tparam[opt] integer start.cr3 address of the page tables, as `ckvm.x86.page_tables` and
 -- `ckvm.x86.identity_map` return it; for `"long"` and `"user"`, which need it
 -- @tparam[opt] table start.tss for `"long"` and `"user"`
--- @raise what `vcpu:set_sregs` and `vcpu:set_regs` raise
+-- @tparam[opt] integer start.syscall address of the handler that SYSCALL goes to, which is off
+-- without one; for `"long"` and `"user"`
+-- @tparam[opt=0] integer start.efer more bits of EFER, as `x86.efer.nxe` is; for `"long"` and
+-- `"user"`
+-- @raise what `vcpu:set_sregs`, `vcpu:set_regs` and `vcpu:set_msrs` raise
 -- @usage
 -- x86.enter(vcpu, "real", { rip = 0x1000 })
 function x86.enter(vcpu, mode, start)
@@ -132,6 +141,10 @@ function x86.enter(vcpu, mode, start)
   local regs = { rip = start.rip, rsp = start.rsp or 0, rflags = start.rflags or RESERVED }
   check.blame(function()
     vcpu:set_sregs(sregs)
+    if start.syscall then
+      vcpu:set_msrs { [msr.star] = x86.star, [msr.lstar] = start.syscall,
+        [msr.fmask] = SYSCALL_MASK }
+    end
     for name in pairs(vcpu:get_regs()) do regs[name] = regs[name] or 0 end
     vcpu:set_regs(regs)
     vcpu.regs.rip = start.rip -- also where it is the same: an access that is open moves on from it

@@ -27,7 +27,8 @@ local SEGMENT <const> = {
   selector = "integer", base = "integer?", limit = "integer?", bits = "integer?",
 }
 local PLACE <const> = { base = "integer", limit = "integer" }
-local TSS <const> = { rsp0 = "integer?", ports = "table?" }
+local TSS <const> = { rsp0 = "integer?", ist = "table?", ports = "table?" }
+local STACKS <const> = 7 -- of the interrupt stack table
 
 --- A segment, as `vcpu:set_sregs` takes it: present, in the ring that its selector tells.
 -- @function ckvm.x86.segment
@@ -103,15 +104,26 @@ function segments.gdt(tss)
   return bytes
 end
 
+-- The number that a list has for a vector, 0 if it has none.
+local function number_of(what, list, vector, most)
+  local number = list and list[vector] or 0
+  if math.type(number) ~= "integer" or number < 0 or number > most then
+    error(("%s: %s is not between 0 and %d"):format(what, tostring(number), most), 3)
+  end
+  return number
+end
+
 --- An IDT of long mode: interrupt gates to ring 0.
 -- @function ckvm.x86.idt
 -- @tparam table handlers addresses by vector; vectors without one are not present
 -- @tparam[opt] table rings by vector, 3 for those that ring 3 may raise by `INT n`
+-- @tparam[opt] table stacks by vector, which of the TSS's `ist` it is to have, 1 to 7: with none it
+-- has `rsp0`, and from ring 0 the stack that is there
 -- @treturn string its bytes, up to the last vector that has a handler
 -- @raise only for misuse
 -- @usage
 -- vm:write(0x2000, x86.idt { [13] = 0x1000 })
-function segments.idt(handlers, rings)
+function segments.idt(handlers, rings, stacks)
   check.argument("handlers", handlers, "table")
   local gates, last = {}, -1
   for vector, address in pairs(handlers) do
@@ -124,39 +136,55 @@ function segments.idt(handlers, rings)
   for vector = 0, last do
     local at, gate = handlers[vector], ("\0"):rep(16)
     if at then
-      local kind = 0x8e | (rings and rings[vector] or 0) << 5
-      gate = string.pack("<I2I2I1I1I2I4I4", at & 0xffff, selector.code, 0, kind, at >> 16 & 0xffff,
-        at >> 32 & 0xffffffff, 0)
+      local kind = 0x8e | number_of("rings", rings, vector, 3) << 5
+      local stack = number_of("stacks", stacks, vector, STACKS)
+      gate = string.pack("<I2I2I1I1I2I4I4", at & 0xffff, selector.code, stack, kind,
+        at >> 16 & 0xffff, at >> 32 & 0xffffffff, 0)
     end
     table.insert(gates, gate)
   end
   return table.concat(gates)
 end
 
+-- The bitmap of ports that ring 3 may not access, up to the last byte that has one it may.
+local function port_bitmap(ports)
+  local denied, count = {}, 0
+  for _, port in ipairs(ports) do
+    if math.type(port) ~= "integer" or port < 0 or port > 0xffff then
+      error(("ports: %s is not between 0 and 65535"):format(tostring(port)), 3)
+    end
+    count = math.max(count, port // 8 + 1)
+  end
+  for i = 1, count do denied[i] = 0xff end
+  for _, port in ipairs(ports) do
+    denied[port // 8 + 1] = denied[port // 8 + 1] & ~(1 << port % 8)
+  end
+  for i, byte in ipairs(denied) do denied[i] = string.char(byte) end
+  -- The CPU reads two bytes at a time: one more is to be there, all ones.
+  return table.concat(denied) .. "\xff"
+end
+
 --- A TSS of long mode.
 -- @function ckvm.x86.tss
--- @tparam table fields `rsp0`, the stack for exceptions from ring 3, and `ports`, a list of those
--- that ring 3 may access (by default it may access none)
+-- @tparam table fields `rsp0`, the stack for exceptions from ring 3, `ist`, a list of up to 7 more
+-- stacks for gates that name one, and `ports`, a list of those that ring 3 may access (by default
+-- it may access none)
 -- @treturn string its bytes, with the I/O bitmap at their end
 -- @raise only for misuse
 -- @usage
 -- vm:write(0x3000, x86.tss { rsp0 = 0x9000, ports = { 0x80 } })
 function segments.tss(fields)
   check.fields("a TSS", fields, TSS)
-  local denied, count = {}, 0
-  for _, port in ipairs(fields.ports or {}) do
-    if math.type(port) ~= "integer" or port < 0 or port > 0xffff then
-      error(("ports: %s is not between 0 and 65535"):format(tostring(port)), 2)
+  local stacks = {}
+  for i = 1, STACKS do
+    stacks[i] = fields.ist and fields.ist[i] or 0
+    if math.type(stacks[i]) ~= "integer" then
+      error(("ist: %s is no address"):format(tostring(stacks[i])), 2)
     end
-    count = math.max(count, port // 8 + 1)
   end
-  for i = 1, count do denied[i] = 0xff end
-  for _, port in ipairs(fields.ports or {}) do
-    denied[port // 8 + 1] = denied[port // 8 + 1] & ~(1 << port % 8)
-  end
-  -- The CPU reads two bytes at a time: one more is to be there, all ones.
-  return string.pack("<I4I8", 0, fields.rsp0 or 0) .. ("\0"):rep(90) .. string.pack("<I2", 104)
-    .. string.char(table.unpack(denied)) .. "\xff"
+  return string.pack("<I4I8", 0, fields.rsp0 or 0) .. ("\0"):rep(24)
+    .. string.pack("<I8I8I8I8I8I8I8", table.unpack(stacks)) .. ("\0"):rep(10)
+    .. string.pack("<I2", 104) .. port_bitmap(fields.ports or {})
 end
 
 return segments
