@@ -3,6 +3,7 @@
 local ckvm = require "ckvm"
 local machine = require "ckvm.machine"
 local support = require "support"
+local x86 = require "ckvm.x86"
 
 local contains, error_of, LIMITS = support.contains, support.error_of, support.LIMITS
 
@@ -28,6 +29,64 @@ describe("A machine", function()
       assert.equal(mode == "long", m.vcpus[1].sregs.efer & 1 << 10 ~= 0)
     end)
   end
+
+  it("runs its code in user mode, in ring 3", function()
+    local seen = {}
+    local m <close> = machine.new { mode = "user", -- mov $42, %al; movabs %al, 0xd0000000; hlt
+      code = "\xb0\x2a\xa2\0\0\0\xd0\0\0\0\0\xf4",
+      devices = { { gpa = 0xd0000000, size = 1, write = function(_, value, _, vcpu)
+        table.insert(seen, { value, vcpu.sregs.cs.selector & 3 })
+      end } } }
+    for i = 1, 3 do
+      local why, vcpu, fault = m:run(LIMITS)
+      assert.same({ "stopped", m.vcpus[1] }, { why, vcpu })
+      assert.same({ "general protection fault", 0x10000b }, { fault.name, fault.rip })
+      assert.same({ 42, 3 }, seen[i])
+      m:reset()
+    end
+  end)
+
+  it("has the ports of its devices in user mode, too", function()
+    if not ckvm.probe({ only = { "ring3.io_bitmap" } }).ring3.io_bitmap then
+      support.skip "no I/O bitmap for ring 3"
+    end
+    local seen = {}
+    local m <close> = machine.new { mode = "user", code = OUT_HLT, devices = { port(seen) } }
+    assert.equal("stopped", (m:run(LIMITS)))
+    assert.same({ 42 }, seen)
+  end)
+
+  it("goes on after a system call, on several vCPUs", function()
+    -- syscall; mov %rax, %rbx; ud2
+    local m <close> = machine.new { mode = "user", cpus = 3, at = 0x2e000,
+      code = "\x0f\x05\x48\x89\xc3\x0f\x0b" }
+    local calls, ended, ends = 0, 0, {}
+    repeat
+      local why, vcpu, fault = m:run(LIMITS)
+      assert.equal("stopped", why)
+      if fault.name == "syscall" then
+        calls = calls + 1
+        vcpu.regs.rax = 7 + vcpu.id
+        x86.resume(vcpu, fault)
+      else
+        assert.same({ "invalid opcode", 0x2e005 }, { fault.name, fault.rip })
+        -- One that has ended tells it once more in each run.
+        if not ends[vcpu.id + 1] then ended = ended + 1 end
+        ends[vcpu.id + 1] = vcpu.regs.rbx
+      end
+    until ended == 3
+    assert.same({ 7, 8, 9 }, ends)
+    assert.equal(3, calls)
+  end)
+
+  it("keeps ring 3 out of its tables", function()
+    for _, address in ipairs { 0, 0x1000, 0xffff } do
+      local m <close> = machine.new { mode = "user", code = "\xc6\x07\0", -- movb $0, (%rdi)
+        regs = { rdi = address } }
+      local _, _, fault = m:run(LIMITS)
+      assert.same({ "page fault", address }, { fault.name, fault.address })
+    end
+  end)
 
   it("has segments that the guest can load again", function()
     -- mov $0x10, %ax; mov %ax, %ds; mov (0x100000), %al; hlt
@@ -206,6 +265,8 @@ describe("A machine", function()
       ["memory: 0xffffffffffffffff is not"] = { memory = -1 },
       ["mode: 'big' is none of"] = { mode = "big" },
       ["at: 0x1000 is where"] = { mode = "long", at = 0x1000 },
+      ["at: 0x2dfff is where the machine has descriptors and page tables, below 0x2e000"] = {
+        mode = "user", cpus = 3, at = 0x2dfff },
       ["at: 0xffffffffffffffff is not in memory"] = { at = -1 },
       ["at: 0x100000 is not in memory"] = { mode = "long", memory = 1 << 20 },
       ["code: 0x401 bytes at 0xffc00 do not fit"] = { mode = "long", memory = 1 << 20,

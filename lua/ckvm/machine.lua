@@ -22,8 +22,11 @@ local meta = { __index = machine }
 local GDT <const>, TABLES <const> = 0x500, 0x1000
 local REACH <const> = 4 << 30 -- what long mode has mapped
 local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- where a PC has devices and not memory
+local LARGE_PAGE <const> = 2 << 20
 local PAGE <const>, MOST_MEMORY <const> = 0x1000, 256 << 30
-local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000 }
+local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000, user = 0x100000 }
+local STUBS_SIZE <const> = 0xf000 -- of user mode, for each vCPU, with its page tables
+local STUBS_PORT <const> = 0xf0
 
 -- The table ------------------------------------------------------------------
 
@@ -70,8 +73,9 @@ local function check(config)
   check_image(config)
   local memory, cpus = config.memory or 16 << 20, config.cpus or 1
   local mode = config.mode or "real"
-  if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long", mode) end
+  if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long, user", mode) end
   local at, low = config.at or STARTS[mode], math.min(memory, HOLE)
+  local tables = mode == "user" and TABLES + cpus * STUBS_SIZE or 0x10000 -- the end of them
   if memory < 0x100000 or memory % PAGE ~= 0 or memory > MOST_MEMORY then
     fail(3, "memory: 0x%x is not a number of whole pages between 1 MiB and 256 GiB", memory)
   elseif cpus < 1 then
@@ -81,8 +85,8 @@ local function check(config)
   elseif #(config.code or "") > low - at then
     fail(3, "code: 0x%x bytes at 0x%x do not fit in memory, which ends at 0x%x", #config.code, at,
       low)
-  elseif mode ~= "real" and at < 0x10000 then
-    fail(3, "at: 0x%x is where the machine has descriptors and page tables, below 0x10000", at)
+  elseif mode ~= "real" and at < tables then
+    fail(3, "at: 0x%x is where the machine has descriptors and page tables, below 0x%x", at, tables)
   end
   return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
     regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip,
@@ -115,6 +119,27 @@ local function attach(vm, device)
   return device.port and vm:attach_io(device) or vm:attach_mmio(device)
 end
 
+-- What ring 3 takes, for each vCPU: all ports but that of the stubs, and the first 4 GiB mapped to
+-- themselves, but for these tables. A vCPU in a stub stops with the fault.
+local function make_stubs(self)
+  local from <const>, ports = TABLES + #self.vcpus * STUBS_SIZE, {}
+  for port = 0, 0xffff do
+    if port ~= STUBS_PORT then table.insert(ports, port) end
+  end
+  local map <const> = {
+    { va = from, size = LARGE_PAGE - from % LARGE_PAGE, user = true },
+    { va = from + LARGE_PAGE & -LARGE_PAGE, page = LARGE_PAGE, user = true },
+  }
+  map[2].size = REACH - map[2].va
+  for i in ipairs(self.vcpus) do
+    self.stubs[i] = x86.user_stubs(self.vm, TABLES + (i - 1) * STUBS_SIZE,
+      { map = map, ports = ports })
+  end
+  self.vm:attach_io { port = STUBS_PORT, write = function(_, _, _, vcpu)
+    vcpu:stop(x86.fault(vcpu))
+  end }
+end
+
 -- The image is loaded anew, as it may have written to itself.
 local function start_image(self, vcpu)
   boot.enter(vcpu, boot.load(self.vm, self.image, self.options))
@@ -123,7 +148,9 @@ end
 local function start(self, vcpu)
   local gdt <const> = x86.gdt()
   local options = { rip = self.at, rsp = self.at }
-  if self.mode ~= "real" then
+  if self.mode == "user" then
+    for name, value in pairs(self.stubs[vcpu.id + 1]) do options[name] = value end
+  elseif self.mode ~= "real" then
     self.vm:write(GDT, gdt)
     options.gdt = { base = GDT, limit = #gdt - 1 }
   end
@@ -153,10 +180,14 @@ end
 -- a GDT; in long mode the first 4 GiB are mapped to themselves. The others start there,
 -- too; with an irqchip they wait for the first one's INIT and SIPI. Memory is from 0 on, but for
 -- the last of the first 4 GiB: what is more than 3 GiB goes behind that.
+--
+-- In user mode the code runs in ring 3, with all ports but 0xf0, where the KVM has ports there,
+-- and memory up to 4 GiB, but for the lowest: an exception or a SYSCALL ends the run, with
+-- `"stopped"` and what `ckvm.x86.fault` tells of it. With `ckvm.x86.resume` it can go on.
 -- @tparam table config
 -- @tparam[opt=0x1000000] integer config.memory bytes, whole pages, 1 MiB at least
 -- @tparam[opt=1] integer config.cpus how many vCPUs
--- @tparam[opt="real"] string config.mode `"real"`, `"protected"` or `"long"`
+-- @tparam[opt="real"] string config.mode `"real"`, `"protected"`, `"long"` or `"user"`
 -- @tparam[opt] string config.code bytes, put into memory at `at`
 -- @tparam[opt] integer config.at address of the code, and where it starts: 0x7c00 in real mode,
 -- 0x100000 in the others
@@ -182,7 +213,7 @@ function machine.new(config)
   local self = check(config)
   local kvm = config.kvm or ckvm.open()
   local vm = kvm:create_vm()
-  self.vm, self.vcpus = vm, {}
+  self.vm, self.vcpus, self.stubs = vm, {}, {}
   if self.irqchip then
     vm:create_irqchip()
     vm:create_pit2()
@@ -192,6 +223,7 @@ function machine.new(config)
     self.vcpus[id + 1] = vm:create_vcpu(id)
     set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid())
   end
+  if self.mode == "user" then make_stubs(self) end
   for _, device in ipairs(self.devices) do attach(vm, device) end
   self.new_state = state.save(self, kvm)
   start_all(self)
