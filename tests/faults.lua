@@ -29,7 +29,7 @@ end
 local makers = {
   range = function(w) return w.vm:attach_io { port = 0x10, write = function() end } end,
   buffer = function() return ckvm.buffer(64) end,
-  eventfd = function() return ckvm.eventfd(1) end,
+  eventfd = function() return ckvm.eventfd() end,
   device = function(w) return w.vm:create_device { type = "vfio" } end,
   guest_memfd = function(w) return w.vm:create_guest_memfd { size = 0x1000 } end,
   stats = function(w) return w.vm:get_stats_fd() end,
