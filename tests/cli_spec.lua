@@ -598,8 +598,8 @@ describe("ckvm-lua:", function()
   describe("Ctrl-C", function()
     local ready = "io.write('ready\\n') io.flush() "
 
-    -- Sends SIGINT whenever the script says "ready".
-    local function interrupt(text)
+    -- Sends SIGINT, or that signal, whenever the script says "ready".
+    local function interrupt(text, signal)
       local command = ("cd %s && exec %s timeout -k 5 20 sh -c %s 2>err </dev/null"):format(
         quote(directory), clean,
         quote("echo $$; exec " .. words(write("test.lua", text))))
@@ -608,7 +608,7 @@ describe("ckvm-lua:", function()
       local rest = {}
       for line in pipe:lines() do
         if line == "ready" then
-          os.execute("kill -INT " .. pid)
+          os.execute(("kill -%s %s"):format(signal or "INT", pid))
         else
           table.insert(rest, line)
         end
@@ -657,6 +657,32 @@ describe("ckvm-lua:", function()
       assert.equal(130, status)
       assert.equal("closed\ncollected", output)
     end)
+
+    for signal, number in pairs { TERM = 15, HUP = 1 } do
+      it("is what SIG" .. signal .. " is like, with another status", function()
+        local status, errors, output, how = interrupt([[
+          gone = setmetatable({}, { __gc = function() print("collected") end })
+          local x <close> = setmetatable({}, { __close = function() print("closed") end })
+          ]] .. ready .. "while true do end", signal)
+        assert.same({ 128 + number, "exit" }, { status, how })
+        contains("interrupted!\n", errors)
+        assert.equal("closed\ncollected", output)
+      end)
+
+      it("leaves SIG" .. signal .. " ignored where it was", function()
+        local status, output = shell("trap '' " .. signal .. "; " .. words("-e",
+          "os.execute('kill -" .. signal .. " $PPID') print('on')"))
+        assert.equal(0, status)
+        assert.equal("on\n", output)
+      end)
+
+      it("ends a session at SIG" .. signal, function()
+        write("input", "os.execute('kill -" .. signal .. " $PPID')\nprint('never')\n")
+        local status, output = shell(words("-i") .. " <input")
+        assert.equal(128 + number, status)
+        lacks("never", output)
+      end)
+    end
 
     it("can be caught, and the script goes on", function()
       local status, errors, output, how = interrupt(

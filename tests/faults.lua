@@ -25,6 +25,8 @@ local function make_world()
   return w
 end
 
+local _, _, tty = ckvm.pty()
+
 -- More objects, by kind: made where a method of theirs is walked.
 local makers = {
   range = function(w) return w.vm:attach_io { port = 0x10, write = function() end } end,
@@ -34,6 +36,7 @@ local makers = {
   guest_memfd = function(w) return w.vm:create_guest_memfd { size = 0x1000 } end,
   stats = function(w) return w.vm:get_stats_fd() end,
   watch = function(w) return w.vm:after(60, print) end,
+  terminal = function() return ckvm.raw_terminal(tty) end,
 }
 
 local function object_of(w, kind)
@@ -53,7 +56,8 @@ end
 
 -- In one order or another.
 local function close_world(w, order)
-  local objects = { w.range, w.buffer, w.eventfd, w.device, w.guest_memfd, w.stats, w.watch }
+  local objects = { w.range, w.buffer, w.eventfd, w.device, w.guest_memfd, w.stats, w.watch,
+    w.terminal }
   if order % 3 == 0 then w.vm:close() end
   for _, object in pairs(objects) do object:close() end
   if order % 3 == 1 then w.kvm:close() end
@@ -119,6 +123,9 @@ local calls = {
     buffer = args(100),
     eventfd = args { initval = 5 },
     now = NONE,
+    pty = NONE,
+    raw_terminal = args(tty),
+    read_available = args(tty, 10),
     probe = false, -- makes guests of its own, and takes its time
   },
   kvm = {
@@ -264,6 +271,7 @@ local calls = {
   },
   guest_memfd = {},
   stats = {},
+  terminal = {},
 }
 
 -- Where a failure is not one of the call: what goes on without, and says so by what it can do.
@@ -273,6 +281,7 @@ local minor = {
   ["vm:create_guest_memfd"] = { fcntl = true }, -- FD_CLOEXEC
   ["vm:add_memory"] = { fcntl = true }, -- seals
   ["vm:close"] = { KVM_SET_USER_MEMORY_REGION = true },
+  ["terminal:close"] = { tcsetattr = true }, -- it may be gone
   ["memory:close"] = { KVM_SET_USER_MEMORY_REGION = true }, -- stays, until the VM ends
   -- The run arms its timer once more; one that is not stopped wakes nobody.
   ["vcpu:run"] = { timer_settime = true },
@@ -434,8 +443,8 @@ end
 
 local only = os.getenv("CKVM_FAULTS")
 for _, kind in ipairs {
-  "ckvm", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "watch", "device",
-  "guest_memfd", "stats",
+  "ckvm", "kvm", "vm", "vcpu", "memory", "range", "buffer", "eventfd", "watch", "terminal",
+  "device", "guest_memfd", "stats",
 } do
   if not only or only == kind then walk_object(kind) end
 end

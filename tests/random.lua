@@ -9,6 +9,8 @@ local ckvm = require "ckvm"
 local support = require "support"
 
 local random = math.random
+local master, _, tty = ckvm.pty() -- both stay open
+local files = { tty, tty, master, -1, 1 << 20, "", ckvm.eventfd() }
 
 local CODE <const>, MMIO <const>, PORT <const>, BATCHED <const> = 0x1000, 0x20000, 0x10, 0x20
 local MOST <const>, DEEPEST <const> = 6, 5 -- objects of a kind, handlers within handlers
@@ -374,6 +376,8 @@ local acts = {
   function() setmetatable({}, hostile) end,
   function() keep("buffer", ckvm.buffer(random(40))) end,
   function() keep("eventfd", ckvm.eventfd { initval = random(0, 2) }) end,
+  function() keep("terminal", ckvm.raw_terminal(pick(files))) end,
+  function() return ckvm.read_available(pick(files), pick { 1, 100, value() }) end,
   function() keep("kvm", ckvm.open { sync_regs = random(2) == 1 }) end,
   function() keep("view", pick(world.vcpu)[pick { "regs", "sregs", "events", "exit" }]) end,
   function() pick(world.view)[pick(view_fields)] = value() end,

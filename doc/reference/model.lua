@@ -12,7 +12,7 @@ local model = {}
 -- As a reader meets them; what is not here follows by name.
 local ORDER <const> = {
   "ckvm", "object", "kvm", "vm", "vcpu", "memory", "guest_memfd", "range", "buffer", "eventfd",
-  "watch", "device", "stats", "exit", "error",
+  "watch", "terminal", "device", "stats", "exit", "error",
 }
 
 local function typed(block, tag)

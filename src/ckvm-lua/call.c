@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Calls into Lua with a traceback, and with Ctrl-C as an error in the script.
+ * Calls into Lua with a traceback, and with Ctrl-C, SIGTERM and SIGHUP as
+ * errors in the script.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -11,23 +12,51 @@
 
 /* What the signal handler needs. */
 static struct ckvm_lua *volatile binding;
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* by which signal */
 
 /* No SA_RESTART: a script that waits in io.read() is to be woken up. */
-void host_set_sigint(void (*handler)(int))
+static void set_handler(int signal, void (*handler)(int))
 {
 	struct sigaction action = { .sa_handler = handler };
 
 	sigemptyset(&action.sa_mask);
-	sigaction(SIGINT, &action, NULL);
+	sigaction(signal, &action, NULL);
+}
+
+/* By its default action, when this returns; with the terminal as it was. */
+static void end_process(int signal)
+{
+	ckvm_lua_restore_terminals();
+	set_handler(signal, SIG_DFL);
+	raise(signal);
+}
+
+void host_set_sigint(void (*handler)(int))
+{
+	set_handler(SIGINT, handler ? handler : end_process);
+}
+
+/* nohup(1) and its like have signals ignored, and so they stay. */
+static void set_unless_ignored(int signal, void (*handler)(int))
+{
+	struct sigaction action;
+
+	if (sigaction(signal, NULL, &action) || action.sa_handler != SIG_IGN)
+		set_handler(signal, handler);
+}
+
+static void set_handlers(void (*handler)(int))
+{
+	host_set_sigint(handler);
+	set_unless_ignored(SIGTERM, handler);
+	set_unless_ignored(SIGHUP, handler);
 }
 
 /* The first one stops the script; the next one ends the process. */
 static void stop_script(int signal)
 {
-	(void)signal;
-	host_set_sigint(SIG_DFL);
-	interrupted = 1;
+	set_handlers(end_process);
+	interrupted = signal;
 	if (binding)
 		ckvm_lua_interrupt(binding);
 }
@@ -57,6 +86,9 @@ struct ckvm_lua *host_bind(lua_State *L)
 {
 	binding = ckvm_lua_get(L);
 	forget_binding_at_close(L);
+	set_handlers(end_process);
+	set_unless_ignored(SIGPIPE, end_process);
+	set_unless_ignored(SIGQUIT, end_process);
 	return binding;
 }
 
@@ -69,11 +101,13 @@ int host_interrupted(void)
  * A Ctrl-C that came when the chunk was as good as done must not stop the next
  * one: it is spent here.
  */
-void host_settle_interrupt(lua_State *L)
+int host_settle_interrupt(lua_State *L)
 {
 	if (interrupted && luaL_dostring(L, "for _ = 1, 10 do end"))
 		lua_pop(L, 1);
-	interrupted = 0;
+	if (interrupted == SIGINT)
+		interrupted = 0;
+	return !interrupted;
 }
 
 /* Turns any error value into a string with a traceback. */
@@ -101,7 +135,7 @@ int host_report(lua_State *L, int status)
 	return status;
 }
 
-/* lua_pcall with a traceback, and Ctrl-C while it lasts. */
+/* lua_pcall with a traceback, and signals as errors while it lasts. */
 int host_call(lua_State *L, int arguments, int results)
 {
 	int base = lua_gettop(L) - arguments;
@@ -109,9 +143,9 @@ int host_call(lua_State *L, int arguments, int results)
 
 	lua_pushcfunction(L, message_handler);
 	lua_insert(L, base);
-	host_set_sigint(stop_script);
+	set_handlers(stop_script);
 	status = lua_pcall(L, arguments, results, base);
-	host_set_sigint(SIG_DFL);
+	set_handlers(end_process);
 	lua_remove(L, base);
 	return status;
 }

@@ -30,10 +30,10 @@ struct options {
 
 /* call.c. Statuses are Lua's. */
 
-/* Has Ctrl-C stop the scripts of this state, which has loaded the module. */
+/* Has signals stop the scripts of this state, which has loaded the module. */
 struct ckvm_lua *host_bind(lua_State *L);
 
-/* lua_pcall with a traceback, and Ctrl-C while it lasts. */
+/* lua_pcall with a traceback, and signals as errors while it lasts. */
 int host_call(lua_State *L, int arguments, int results);
 
 /* Prints the message on top of the stack, if status says there is one. */
@@ -42,9 +42,13 @@ int host_report(lua_State *L, int status);
 /* Calls the chunk that was loaded with `status`; reports either failure. */
 int host_run(lua_State *L, int status, int arguments);
 
-/* Whether there was a Ctrl-C that is not settled. */
+/* The signal that there was, if it is not settled; 0: none. */
 int host_interrupted(void);
-void host_settle_interrupt(lua_State *L);
+
+/* A Ctrl-C is over. False: there was another signal, that ends the session. */
+int host_settle_interrupt(lua_State *L);
+
+/* NULL: the process ends. */
 void host_set_sigint(void (*handler)(int));
 
 /* trace.c. file NULL: no trace. */

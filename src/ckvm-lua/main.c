@@ -16,7 +16,7 @@
 
 #include "host.h"
 
-enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_USAGE = 2, STATUS_SIGINT = 130 };
+enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_USAGE = 2, STATUS_SIGNAL = 128 };
 
 static struct output {
 	FILE *file;
@@ -125,6 +125,12 @@ static void open_libraries(lua_State *L, const struct options *options)
 	lua_settop(L, 0);
 }
 
+static int interact(lua_State *L)
+{
+	host_interact(L);
+	return host_interrupted() ? LUA_ERRRUN : LUA_OK;
+}
+
 /* What is left to do when neither script nor statement was given. */
 static int run_input(lua_State *L, const struct options *options)
 {
@@ -133,8 +139,7 @@ static int run_input(lua_State *L, const struct options *options)
 	if (!isatty(STDIN_FILENO))
 		return host_run(L, host_load_file(L, NULL), 0);
 	print_version();
-	host_interact(L);
-	return LUA_OK;
+	return interact(L);
 }
 
 static int run_all(lua_State *L, const struct options *options)
@@ -150,10 +155,8 @@ static int run_all(lua_State *L, const struct options *options)
 		return status;
 	if (options->probe)
 		status = host_run_probe(L, options->json);
-	if (status == LUA_OK && options->interactive) {
-		host_interact(L);
-		return LUA_OK;
-	}
+	if (status == LUA_OK && options->interactive)
+		return interact(L);
 	return has_script || options->probe ? status : run_input(L, options);
 }
 
@@ -182,7 +185,7 @@ static int run_host(struct options *options)
 	    lua_toboolean(L, -1))
 		status = STATUS_OK;
 	else if (host_interrupted())
-		status = STATUS_SIGINT;
+		status = STATUS_SIGNAL + host_interrupted();
 	lua_close(L);
 	return status;
 }

@@ -77,7 +77,7 @@ static ssize_t prompt_line(lua_State *L, const char *variable,
 		length = getline(line, size, stdin);
 	}
 	sigprocmask(SIG_SETMASK, &mask, NULL);
-	host_set_sigint(SIG_DFL);
+	host_set_sigint(NULL);
 	return length;
 }
 
@@ -189,8 +189,7 @@ static enum input interact(lua_State *L)
 		status = host_call(L, 0, LUA_MULTRET);
 	if (host_report(L, status) == LUA_OK)
 		print_results(L);
-	host_settle_interrupt(L);
-	return LINE;
+	return host_settle_interrupt(L) ? LINE : END;
 }
 
 void host_interact(lua_State *L)

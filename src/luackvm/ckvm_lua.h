@@ -71,6 +71,12 @@ CKVM_API int ckvm_lua_run(lua_State *L, struct ckvm_vcpu *vcpu,
 CKVM_API void ckvm_lua_lock(struct ckvm_lua *lua);
 CKVM_API void ckvm_lua_unlock(struct ckvm_lua *lua);
 
+/*
+ * Puts terminals back that scripts have made raw (ckvm.raw_terminal), as exit()
+ * does, too: for handlers of signals that end the process.
+ */
+CKVM_API void ckvm_lua_restore_terminals(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -238,7 +238,8 @@ struct luackvm_type {
 
 extern const struct luackvm_type luackvm_system, luackvm_vm, luackvm_vcpu,
 	luackvm_memory, luackvm_range, luackvm_buffer, luackvm_eventfd,
-	luackvm_stats, luackvm_device, luackvm_guest_memfd, luackvm_watch;
+	luackvm_stats, luackvm_device, luackvm_guest_memfd, luackvm_watch,
+	luackvm_terminal;
 
 void luackvm_register_type(lua_State *L, const struct luackvm_type *type);
 
@@ -729,6 +730,16 @@ void luackvm_end_events(lua_State *L, int event);
 
 /* What was given to the VM at index; its table of handlers is on top. */
 void luackvm_forget_events(lua_State *L, int vm);
+
+/* file.c, terminal.c ------------------------------------------------------ */
+
+/* The descriptor of a file of io at index, of an eventfd, or the number there;
+ * raises. */
+int luackvm_file_fd(lua_State *L, int index, const char *name);
+
+int luackvm_read_available(lua_State *L);
+int luackvm_pty(lua_State *L);
+int luackvm_raw_terminal(lua_State *L);
 
 /* coroutine.c ------------------------------------------------------------- */
 

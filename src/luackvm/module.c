@@ -10,7 +10,7 @@ static const struct luackvm_type *const types[] = {
 	&luackvm_system,      &luackvm_vm,    &luackvm_vcpu,
 	&luackvm_memory,      &luackvm_range, &luackvm_buffer,
 	&luackvm_eventfd,     &luackvm_stats, &luackvm_device,
-	&luackvm_guest_memfd, &luackvm_watch,
+	&luackvm_guest_memfd, &luackvm_watch, &luackvm_terminal,
 };
 
 /***
@@ -86,6 +86,9 @@ static const luaL_Reg functions[] = {
 	{ "buffer", luackvm_new_buffer },
 	{ "eventfd", luackvm_new_eventfd },
 	{ "now", now },
+	{ "pty", luackvm_pty },
+	{ "raw_terminal", luackvm_raw_terminal },
+	{ "read_available", luackvm_read_available },
 	{ "probe", probe },
 	{ NULL, NULL },
 };

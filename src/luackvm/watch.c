@@ -6,7 +6,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 
 #include "call.h"
 #include "watcher.h"
@@ -127,19 +126,6 @@ static int arm(lua_State *L, struct luackvm_watch *watch)
 	return 1;
 }
 
-/* Of a file, an eventfd, or a number at index: a duplicate, or -errno. */
-static int duplicate(lua_State *L, int index)
-{
-	const luaL_Stream *file = luaL_testudata(L, index, LUA_FILEHANDLE);
-	int fd;
-
-	if (file && !file->closef)
-		luaL_argerror(L, index, "file is closed");
-	fd = file ? fileno(file->f) : luackvm_event_fd(L, index, "watch");
-	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	return fd < 0 ? -errno : fd;
-}
-
 /***
  * Has a function called between two exits of a run, when a descriptor is
  * readable or writable: also while the guest sleeps in HLT or computes. It gets
@@ -182,9 +168,10 @@ int luackvm_vm_watch(lua_State *L)
 	lua_pushvalue(L, 2);
 	lua_rawsetp(L, -2, &watch->fd);
 	lua_pop(L, 1);
-	fd = duplicate(L, 2);
+	fd = luackvm_file_fd(L, 2, "watch");
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
-		return luackvm_fail_call(L, "fcntl", fd, "watch");
+		return luackvm_fail_call(L, "fcntl", -errno, "watch");
 	watch->fd = fd;
 	watch->events = events[what];
 	return arm(L, watch);

@@ -157,6 +157,10 @@ WRAP(ssize_t, readlink, (const char *path, char *text, size_t size),
 WRAP(ssize_t, pread, (int fd, void *data, size_t size, off_t offset),
      (fd, data, size, offset))
 
+WRAP(int, tcgetattr, (int fd, void *settings), (fd, settings))
+WRAP(int, tcsetattr, (int fd, int when, const void *settings),
+     (fd, when, settings))
+
 /* This one returns its error. */
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 			  void *(*start)(void *), void *opaque);
