@@ -189,6 +189,7 @@ local calls = {
     write_u8 = args(0x1000, 1), write_u16 = args(0x1000, 1), write_u32 = args(0x1000, 1),
     write_u64 = args(0x1000, 1),
     fill = args(0x1000, 100, 1),
+    zap_memory = args(0x1000, 0x1000),
     on = args("hlt", function() end),
     watch = args(0, "read", function() end),
     after = args(0, function() end),

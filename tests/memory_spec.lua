@@ -2,6 +2,7 @@
 
 local ckvm = require "ckvm"
 local support = require "support"
+local x86 = require "ckvm.x86"
 
 local contains, error_of = support.contains, support.error_of
 
@@ -585,6 +586,70 @@ describe("vm:move_memory", function()
     assert.equal("hlt", vcpu:run { timeout = 10 })
     assert.same({ 0x8000 }, machine:dirty_pages(logged))
   end)
+end)
+
+describe("vm:zap_memory", function()
+  before_each(setup)
+  after_each(teardown)
+
+  it("keeps what is in the memory, of any kind and across slots", function()
+    local name, remove = new_file(("f"):rep(PAGE))
+    vm:add_memory { gpa = 0, size = 2 * PAGE }
+    vm:add_memory { gpa = 2 * PAGE, size = 2 * PAGE, shared = true }
+    vm:add_memory { gpa = 4 * PAGE, size = PAGE, file = name }
+    vm:add_memory { gpa = 5 * PAGE, size = PAGE, file = name, shared = true }
+    vm:add_memory { gpa = 6 * PAGE, size = PAGE, file = name, shared = true, readonly = true }
+    for page = 0, 5 do vm:write(page * PAGE, ("page %d"):format(page)) end
+    vm:zap_memory(0, 7 * PAGE)
+    vm:zap_memory(PAGE, PAGE)
+    for page = 0, 5 do
+      assert.equal(("page %d"):format(page), vm:read(page * PAGE, 6))
+      vm:write_u8(page * PAGE, 0x70)
+    end
+    assert.equal("page 5", vm:read(6 * PAGE, 6))
+    remove()
+  end)
+
+  it("refuses what is no memory, or no whole pages of it", function()
+    vm:add_memory { gpa = PAGE, size = PAGE }
+    contains("no memory at 0x2000", error_of(vm.zap_memory, vm, PAGE, 2 * PAGE))
+    contains("no memory at 0x0", error_of(vm.zap_memory, vm, 0, PAGE))
+    contains("no memory at 0xfffffffffffff000", error_of(vm.zap_memory, vm, -PAGE, PAGE))
+    contains("gpa: 0x1001 is not a multiple", error_of(vm.zap_memory, vm, PAGE + 1, PAGE))
+    contains("size: 0x1 is not a multiple", error_of(vm.zap_memory, vm, PAGE, 1))
+    contains("no pages", error_of(vm.zap_memory, vm, PAGE, 0))
+    contains("no memory at", error_of(vm.zap_memory, vm, PAGE, math.maxinteger - PAGE + 1))
+    vm:close()
+    contains("VM is closed", error_of(vm.zap_memory, vm, PAGE, PAGE))
+  end)
+
+  -- Ring 3 is mapped on every KVM; where ring 0 is emulated, nothing of it is.
+  for _, shared in ipairs { false, true } do
+    local kind <const> = shared and "shared" or "private"
+    it("has the guest map " .. kind .. " memory anew", function()
+      vm:add_memory { gpa = 0, size = 0x10000, shared = shared }
+      local cr3 = x86.page_tables(vm, 0x2000, {
+        { va = 0, size = 0x2000, user = true }, { va = 0x10000, size = PAGE, user = true },
+      })
+      -- inc (0x1800); mov (0x1800), %al; mov %al, (0x10000); jmp back
+      vm:write(0x1000, "\xfe\x04\x25\x00\x18\x00\x00\x8a\x04\x25\x00\x18\x00\x00"
+        .. "\x88\x04\x25\x00\x00\x01\x00\xeb\xe9")
+      local vcpu, stats, seen = vm:create_vcpu(0), vm:get_stats_fd(), {}
+      x86.enter(vcpu, "user", { rip = 0x1000, cr3 = cr3 })
+      local function mapped()
+        local now = stats:read()
+        return now.pages_4k + now.pages_2m + now.pages_1g
+      end
+      for i = 1, 3 do
+        assert.equal("mmio_write", (vcpu:run(support.LIMITS)))
+        seen[i] = vcpu.exit.data
+        local before = mapped()
+        vm:zap_memory(0x1000, PAGE)
+        assert(mapped() < before, ("%d pages, of %d before"):format(mapped(), before))
+      end
+      assert.same({ 1, 2, 3 }, seen)
+    end)
+  end
 end)
 
 describe("access by the host", function()

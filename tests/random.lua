@@ -213,6 +213,7 @@ local methods = {
     create_guest_memfd = { options({ size = page }, { flags = bit }) },
     set_memory_attributes = { options({ address = page, size = page, attributes = bit }, {}) },
     read = { address, little }, write = { address, hlts }, fill = { address, little, one(0xf4) },
+    zap_memory = { page, one(0x1000, 0x2000) },
     read_u8 = { address }, read_u16 = { address }, read_u32 = { address }, read_u64 = { address },
     write_u8 = { address, little }, write_u16 = { address, one(0xf4f4) },
     write_u32 = { address, one(0xf4f4f4f4) }, write_u64 = { address, one(-1) },

@@ -64,8 +64,7 @@ static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
 	return 0;
 }
 
-/* Bytes of memory from gpa on, at most `wanted`. The caller has the lock. */
-static uint64_t extent(struct ckvm_vm *vm, uint64_t gpa, uint64_t wanted)
+uint64_t ckvm__extent(struct ckvm_vm *vm, uint64_t gpa, uint64_t wanted)
 {
 	const struct ckvm_memory *memory = ckvm__find_memory(vm, gpa, gpa);
 	uint64_t found = 0;
@@ -91,7 +90,7 @@ static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
 	if (error)
 		return error;
 	pthread_mutex_lock(&vm->lock);
-	if (extent(vm, gpa, length) < length)
+	if (ckvm__extent(vm, gpa, length) < length)
 		error = -EFAULT;
 	for (memory = ckvm__find_memory(vm, gpa, gpa); !error && length;
 	     memory = memory->next) {
@@ -136,7 +135,7 @@ uint64_t ckvm_vm_extent(struct ckvm_vm *vm, uint64_t gpa)
 	if (ckvm__check_process(vm->kvm))
 		return 0;
 	pthread_mutex_lock(&vm->lock);
-	found = extent(vm, gpa, UINT64_MAX);
+	found = ckvm__extent(vm, gpa, UINT64_MAX);
 	pthread_mutex_unlock(&vm->lock);
 	return found;
 }

@@ -42,6 +42,7 @@ struct ckvm {
 struct ckvm__mapping {
 	atomic_uint refs;
 	bool owned;	 /* or the caller's, who unmaps it */
+	bool shared;	 /* what is in it stays when its pages are unmapped */
 	bool may_shrink; /* an access to it may raise SIGBUS */
 	uint8_t *data;
 	uint64_t bytes;
@@ -389,6 +390,9 @@ int ckvm__check_place(uint64_t gpa, uint64_t bytes);
 /* The first one with a byte of [first, last]. */
 struct ckvm_memory *ckvm__find_memory(struct ckvm_vm *vm, uint64_t first,
 				      uint64_t last);
+
+/* Bytes of memory from gpa on, at most `wanted`. The caller has the lock. */
+uint64_t ckvm__extent(struct ckvm_vm *vm, uint64_t gpa, uint64_t wanted);
 
 static inline uint64_t ckvm__last_byte(const struct ckvm_memory *memory)
 {

@@ -170,6 +170,7 @@ static int create(const struct ckvm_memory_config *config,
 		return error;
 	}
 	mapping->owned = true;
+	mapping->shared = config->flags & CKVM_MEMORY_SHARED;
 	/* Pages that the guest has to itself raise SIGBUS, too. */
 	mapping->may_shrink =
 		config->flags & CKVM_MEMORY_FILE || is_guests(config);

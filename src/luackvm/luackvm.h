@@ -598,6 +598,7 @@ int luackvm_move_memory(lua_State *L);
 int luackvm_read(lua_State *L);
 int luackvm_write(lua_State *L);
 int luackvm_fill_memory(lua_State *L);
+int luackvm_zap_memory(lua_State *L);
 int luackvm_read_u8(lua_State *L);
 int luackvm_read_u16(lua_State *L);
 int luackvm_read_u32(lua_State *L);

@@ -445,6 +445,35 @@ int luackvm_fill_memory(lua_State *L)
 	return error ? refuse(L, vm, "fill", gpa, length, error) : 0;
 }
 
+/***
+ * Takes the guest's mappings of pages away, as the host does when it swaps or
+ * migrates them: the next access maps them again, and finds what was there. A
+ * vCPU that writes to memory which is not `shared` at that very moment may fail
+ * with `EFAULT`.
+ *
+ * @function vm:zap_memory
+ * @tparam integer gpa guest physical address, page-aligned
+ * @tparam integer size bytes, whole pages
+ * @raise `EINVAL` for a part of a huge page, and for a guest_memfd's pages; a
+ *  string that names the first address without memory
+ * @c ckvm_vm_zap_memory
+ * @usage
+ * vm:zap_memory(0x1000, 0x1000)
+ */
+int luackvm_zap_memory(lua_State *L)
+{
+	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
+	uint64_t gpa = luackvm_arg_address(L, 2);
+	size_t size = luackvm_arg_length(L, 3);
+	int error;
+
+	check_pages(L, "gpa", gpa);
+	check_pages(L, "size", size);
+	luaL_argcheck(L, size, 3, "no pages");
+	error = ckvm_vm_zap_memory(vm, gpa, size);
+	return error ? refuse(L, vm, "zap", gpa, size, error) : 0;
+}
+
 static int read_number(lua_State *L, size_t size)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);

@@ -194,6 +194,7 @@ static const luaL_Reg vm_methods[] = {
 	{ "read", luackvm_read },
 	{ "write", luackvm_write },
 	{ "fill", luackvm_fill_memory },
+	{ "zap_memory", luackvm_zap_memory },
 	{ "attach_io", luackvm_attach_io },
 	{ "attach_mmio", luackvm_attach_mmio },
 	{ "on", on },

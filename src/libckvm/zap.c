@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest memory that the guest has to map anew: the kernel is made to drop what
+ * it has mapped of it, as by swapping, and what is in the memory stays.
+ */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+
+#include "internal.h"
+
+static int protect(uint8_t *data, uint64_t bytes, int prot)
+{
+	return mprotect(data, bytes, prot) ? ckvm__fail("mprotect", -errno) : 0;
+}
+
+/* Private pages would be lost if they were unmapped. */
+static int zap(const struct ckvm_memory *memory, uint64_t offset,
+	       uint64_t bytes)
+{
+	uint8_t *data = memory->data + offset;
+	int error;
+
+	if (memory->guest_memfd >= 0)
+		return ckvm__fail("guest_memfd", -EINVAL);
+	if (!memory->mapping->owned)
+		return ckvm__fail("memory", -EINVAL);
+	if (memory->mapping->shared)
+		return madvise(data, bytes, MADV_DONTNEED)
+			       ? ckvm__fail("madvise", -errno)
+			       : 0;
+	error = protect(data, bytes, PROT_READ);
+	return error ? error : protect(data, bytes, PROT_READ | PROT_WRITE);
+}
+
+/* With the VM held, and its lock, without which the host could write there. */
+static int zap_all(struct ckvm_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+	struct ckvm_memory *memory = ckvm__find_memory(vm, gpa, gpa);
+	int error = ckvm__check_place(gpa, bytes);
+
+	if (error)
+		return error;
+	if (ckvm__extent(vm, gpa, bytes) < bytes)
+		return ckvm__fail("memory", -EFAULT);
+	for (; !error && bytes; memory = memory->next) {
+		uint64_t offset = gpa - memory->gpa;
+		uint64_t rest = memory->bytes - offset;
+		uint64_t part = bytes < rest ? bytes : rest;
+
+		error = zap(memory, offset, part);
+		gpa += part;
+		bytes -= part;
+	}
+	return error;
+}
+
+int ckvm_vm_zap_memory(struct ckvm_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+	int error = ckvm__vm_hold(vm);
+
+	if (error)
+		return error;
+	pthread_mutex_lock(&vm->lock);
+	error = zap_all(vm, gpa, bytes);
+	pthread_mutex_unlock(&vm->lock);
+	ckvm__vm_drop(vm);
+	return error;
+}
