@@ -3,9 +3,9 @@
 --
 -- It speaks PIO, as ATA/ATAPI-6 has it: sectors read and written by LBA of 28 and 48 bits or by
 -- cylinder, head and sector, one or several a block; IDENTIFY DEVICE, SET FEATURES, FLUSH CACHE,
--- diagnostics, power management of a disk that never sleeps, software reset. All that takes time
--- in a disk takes none here, so that the busy bit is seen during a reset alone. There is no DMA,
--- no SMART, no security, no host-protected area.
+-- diagnostics, power management of a disk that never sleeps, software reset. What takes a disk time
+-- takes none here, so that the busy bit is seen during a reset alone. There is no DMA, no SMART, no
+-- security, no host-protected area.
 --
 -- `disk` holds the sectors, of 512 bytes: `sectors` is how many, `disk:read(first, count)` returns
 -- their bytes, `disk:write(first, bytes)` returns true, and nil and a message tell of a failure,
