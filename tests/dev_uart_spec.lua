@@ -112,6 +112,35 @@ describe("ckvm.dev.uart", function()
     end)
   end)
 
+  it("tells when the guest has made room", function()
+    local rooms, device = {}, nil
+    device = uart.new { ready = function() table.insert(rooms, device:room()) end }
+    device:receive("a")
+    device:read(LSR, 1)
+    device:read(DATA, 1)
+    device:read(DATA, 1) -- nothing was there
+    assert.same({ 1 }, rooms)
+    device:write(FCR, 1, 1)
+    device:receive("0123456789abcdef")
+    device:read(DATA, 1)
+    device:write(FCR, 3, 1)
+    assert.same({ 1, 16, 1, 16 }, rooms)
+  end)
+
+  it("may be given the next bytes then, with an edge of the line", function()
+    local levels, device = {}, nil
+    device = uart.new {
+      irq = function(level) table.insert(levels, level) end,
+      ready = function() device:receive("b") end,
+    }
+    device:write(MCR, OUT2, 1)
+    device:write(IER, 1, 1)
+    device:receive("a")
+    assert.equal(0x61, device:read(DATA, 1))
+    assert.equal(0x62, device:read(DATA, 1))
+    assert.same({ true, false, true, false, true }, levels)
+  end)
+
   describe("interrupts", function()
     it("reach the line with OUT2 only", function()
       local device, _, levels = make()

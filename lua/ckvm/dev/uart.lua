@@ -183,6 +183,7 @@ local REGISTERS <const> = {
 -- @tparam table options
 -- @tparam[opt] fun(level:boolean) options.irq called when the level of the interrupt line changes
 -- @tparam[opt] fun(bytes:string) options.write called with what the guest sends, a byte a call
+-- @tparam[opt] fun() options.ready called when the guest has made room for more to `receive`
 -- @treturn table the device
 -- @raise only for misuse
 -- @usage
@@ -192,10 +193,10 @@ local REGISTERS <const> = {
 -- }
 -- vm:attach_io { port = 0x2f8, count = 8, device = uart }
 function uart.new(options)
-  dev.check("uart", options, { irq = "function?", write = "function?" })
+  dev.check("uart", options, { irq = "function?", write = "function?", ready = "function?" })
   return setmetatable({
     irq = options.irq or dev.ignore, output = options.write or dev.ignore,
-    state = dev.copy(RESET),
+    ready = options.ready or dev.ignore, state = dev.copy(RESET),
   }, { __index = uart })
 end
 
@@ -203,14 +204,16 @@ end
 -- @tparam integer offset in bytes from the first port, 0 to 7
 -- @tparam integer size bytes to read: 1, 2 or 4
 -- @treturn integer the value
--- @raise what `irq` raises
+-- @raise what `irq` and `ready` raise
 -- @usage
 -- local uart = require("ckvm.dev.uart").new {}
 -- uart:receive("A")
 -- assert(uart:read(5, 1) == 0x61 and uart:read(0, 1) == 0x41)
 function uart:read(offset, size)
+  local before <const> = room(self.state)
   local value = dev.read(self, REGISTERS, offset, size)
   update(self)
+  if room(self.state) > before then self.ready() end
   return value
 end
 
@@ -218,13 +221,15 @@ end
 -- @tparam integer offset in bytes from the first port, 0 to 7
 -- @tparam integer value the bytes that are written, little-endian
 -- @tparam integer size bytes to write: 1, 2 or 4
--- @raise what `irq` and `write` raise
+-- @raise what `irq`, `write` and `ready` raise
 -- @usage
 -- local uart = require("ckvm.dev.uart").new { write = io.write }
 -- uart:write(0, 0x41, 1)
 function uart:write(offset, value, size)
+  local before <const> = room(self.state)
   dev.write(self, REGISTERS, offset, value, size)
   update(self)
+  if room(self.state) > before then self.ready() end
 end
 
 --- Gives the guest bytes to read, as many as there is room for. The rest is lost, of which the
