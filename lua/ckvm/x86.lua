@@ -14,7 +14,7 @@ local x86 = {}
 
 local RESERVED <const> = 2 -- the bit of rflags that is always set
 
-for _, part in ipairs { "bits", "pages", "segments", "user" } do
+for _, part in ipairs { "bits", "cpuid", "pages", "segments", "topology", "user" } do
   for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
 
