@@ -102,16 +102,9 @@ local function add_memory(vm, size)
   if size > HOLE then vm:add_memory { gpa = ABOVE, size = size - HOLE } end
 end
 
--- The processor that KVM can make of this one, which knows its number.
-local function set_cpuid(vcpu, supported)
-  for _, entry in ipairs(supported) do
-    if entry["function"] == 1 then
-      entry.ebx = entry.ebx & 0xffffff | vcpu.id << 24
-    elseif entry["function"] == 0xb then
-      entry.edx = vcpu.id
-    end
-  end
-  vcpu:set_cpuid2(supported)
+-- The processor that KVM can make of this one, which knows its number, and how many there are.
+local function set_cpuid(vcpu, supported, cpus)
+  vcpu:set_cpuid2(x86.cpuid_topology(supported, { id = vcpu.id, cpus = cpus }))
 end
 
 local function attach(vm, device)
@@ -221,7 +214,7 @@ function machine.new(config)
   add_memory(vm, self.memory)
   for id = 0, self.cpus - 1 do
     self.vcpus[id + 1] = vm:create_vcpu(id)
-    set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid())
+    set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid(), self.cpus)
   end
   if self.mode == "user" then make_stubs(self) end
   for _, device in ipairs(self.devices) do attach(vm, device) end
