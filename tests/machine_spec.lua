@@ -159,6 +159,22 @@ describe("A machine", function()
     end
   end)
 
+  it("is no guest that resets itself", function()
+    local resets = 0
+    local options = { reset = function() resets = resets + 1 end }
+    local pm = require("ckvm.dev.pm").new(options)
+    local m <close> = machine.new { code = "\xb0\xfe\xe6\x64\xf4", -- mov $0xfe, %al; out %al, $0x64
+      devices = {
+        { port = 0x60, count = 5, device = require("ckvm.dev.i8042").new(options) },
+        { port = 0x92, device = require("ckvm.dev.port92").new(options) },
+        { port = 0x600, count = 12, device = pm }, { port = 0xcf9, device = pm.reset_register },
+      } }
+    m:reset()
+    assert.equal(0, resets)
+    assert.equal("hlt", (m:run(LIMITS)))
+    assert.equal(1, resets)
+  end)
+
   it("takes devices that attach themselves, at ports and addresses", function()
     local device = { seen = {} }
     function device:attach(vm)

@@ -18,7 +18,7 @@ local function write(self, byte)
   local changed = byte ~ self.state.value
   self.state.value = byte & KEPT
   if changed & A20 ~= 0 then self.a20(byte & A20 ~= 0) end
-  if byte & RESET_CPU ~= 0 then self.reset() end
+  if byte & RESET_CPU ~= 0 then self.on_reset() end
 end
 
 local REGISTERS <const> = {
@@ -38,7 +38,8 @@ local REGISTERS <const> = {
 function port92.new(options)
   dev.check("port92", options, { reset = "function?", a20 = "function?" })
   return setmetatable({
-    reset = options.reset or dev.ignore, a20 = options.a20 or dev.ignore, state = dev.copy(RESET),
+    on_reset = options.reset or dev.ignore, a20 = options.a20 or dev.ignore,
+    state = dev.copy(RESET),
   }, { __index = port92 })
 end
 
