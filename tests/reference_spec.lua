@@ -2,6 +2,7 @@
 -- reader needs, and none for what there is not. Their examples run.
 
 local ckvm = require "ckvm"
+local images = require "boot_images"
 local support = require "support"
 
 local top = debug.getinfo(1, "S").source:match("^@(.*)tests/[^/]*$")
@@ -107,6 +108,7 @@ local function environment()
   env.eventfd = ckvm.eventfd()
   env.stats = env.vm:get_stats_fd()
   env.watch = env.vm:after(60, print)
+  env.flat = images.multiboot { code = "\x31\xc0\xe7\xf4" } -- xor %eax, %eax; out %eax, $0xf4
   return env
 end
 
