@@ -35,25 +35,30 @@ local uart = require "ckvm.dev.uart"
 
 local pc = {}
 
+--- What ACPI tables tell of these devices: for `acpi` of `ckvm.machine`, with images that are not
+-- firmware.
+-- @field ckvm.pc.ACPI
+pc.ACPI = { reset = 0xcf9, rtc = true, i8042 = true, uarts = { { port = 0x3f8, irq = 4 } } }
+
 local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- as ckvm.machine has memory
 local SERIAL <const> = 0x3f8
 local LINE <const> = { keyboard = 1, serial = 4, power = 9, disk = 14 }
 
 -- Parts --------------------------------------------------------------------------
 
--- What ckvm.machine takes for a device: a model at its ports, which goes back to the state that the
--- machine found it in, unless a reset is none of its business.
+-- What ckvm.machine takes for a device: a model at its ports, which has a state unless a reset is
+-- none of its business.
 local part = {}
 part.__index = part
 
 function part:attach(vm)
-  self.wiring.vm, self.first = vm, self.model:save()
+  self.wiring.vm = vm
   for _, range in ipairs(self.ranges) do vm:attach_io(range) end
+  self.model:load(self.model:save()) -- which tells of its interrupt line
 end
 
-function part:reset()
-  if self.is_reset then self.model:load(self.first) end
-end
+function part:save() return self.is_reset and self.model:save() end
+function part:load(state) self.model:load(state) end
 
 local function add(self, name, model, ranges)
   self[name] = model
@@ -133,10 +138,12 @@ local function add_keyboard(self, reset)
   add(self, "port92", port92.new { reset = reset }, { { port = 0x92 } })
 end
 
-local function add_consoles(self, output, debug)
-  add(self, "uart", uart.new { irq = line(self.wiring, LINE.serial), write = output },
-    { { port = SERIAL, count = 8 } })
-  add(self, "debugcon", debugcon.new { write = debug }, { { port = 0x402 } })
+local function add_consoles(self, options)
+  local model <const> = uart.new {
+    irq = line(self.wiring, LINE.serial), write = options.output, ready = options.ready,
+  }
+  add(self, "uart", model, { { port = SERIAL, count = 8 } })
+  add(self, "debugcon", debugcon.new { write = options.debug }, { { port = 0x402 } })
 end
 
 local function add_power(self, poweroff, reset)
@@ -148,7 +155,7 @@ local function add_all(self, options)
   add_keyboard(self, options.reset)
   add(self, "rtc", rtc.new { memory = math.min(options.memory, HOLE) },
     { { port = 0x70, count = 2 } })
-  add_consoles(self, options.output, options.debug)
+  add_consoles(self, options)
   add(self, "fw_cfg", new_fw_cfg(options), { { port = 0x510, count = 2 } })
   add_power(self, options.poweroff, options.reset)
   add(self, "pci", pci.new { reset_register = self.pm.reset_register },
@@ -173,6 +180,8 @@ end
 -- @tparam[opt=1] integer options.cpus how many the machine has
 -- @tparam[opt] table options.disk what the sectors of the hard disk are in, as for `ckvm.dev.ata`
 -- @tparam[opt] fun(bytes:string) options.output called with what the guest sends to the serial port
+-- @tparam[opt] fun() options.ready called when the guest has made room for more bytes in the serial
+-- port's `receive`
 -- @tparam[opt] fun(byte:string) options.debug called with what firmware says for debugging
 -- @tparam[opt] fun() options.poweroff called when the guest switches itself off
 -- @tparam[opt] fun() options.reset called when the guest resets itself
@@ -188,7 +197,8 @@ end
 function pc.new(options)
   dev.check("pc", options, {
     memory = "integer", cpus = "integer?", disk = "table?", output = "function?",
-    debug = "function?", poweroff = "function?", reset = "function?", files = "table?",
+    ready = "function?", debug = "function?", poweroff = "function?", reset = "function?",
+    files = "table?",
   })
   check(options)
   local self = { wiring = {} }
