@@ -1,0 +1,239 @@
+--- The BIOS of a PC, answered by the host, so that a boot sector runs without firmware.
+--
+-- Interrupts 10h to 1Ah lead to code at 0xf0000 that traps to the host by port 0xb1. The host does
+-- what the registers ask for, and puts the results there; flags go to the stack, for IRET. What a
+-- service has not got is refused as a BIOS does it: with the carry flag and AH 0x86, on the disk AH
+-- 1; INT 10h leaves the registers as they are. `note` is told. An interrupt without a service, as
+-- exceptions are, stops the vCPU with a text that names it and where the guest is.
+--
+-- INT 10h is a text screen of 80 x 25 in memory at 0xb8000, with one page and no other mode, and
+-- the same on a terminal, by `output`: what is written as on a teletype goes out byte by byte as it
+-- is (in code page 437); moves of the cursor are escape sequences of ANSI, sent when something is
+-- written there or a key is waited for. What scrolls in a window, or is written without moving the
+-- cursor, is drawn anew. Colors are in memory alone, and so is what a guest writes to memory.
+--
+-- INT 13h is one disk: 0x80, or 0 if its size is a floppy disk's; hard disks have the extensions
+-- (41h to 44h, 48h). INT 15h: the size of memory (88h, E801h) and its map (E820h), moving (87h),
+-- address line 20, and waiting (86h), which takes real time. INT 16h: what `type` was given, or
+-- `input` returns. Who waits sleeps in the host for 10 ms at most at a time, so that limits, kicks
+-- and what the VM watches are served meanwhile. INT 1Ah: ticks by `time`, and a clock,
+-- `ckvm.dev.rtc`, which a guest can set. INT 11h and 12h: equipment, memory below 640 KiB. INT 14h
+-- and 17h have nothing. The ticks at 0x46c go on when a service is called, not by themselves: there
+-- are no interrupts of devices.
+-- @module ckvm.bios
+-- @usage
+-- local sector = "\xb8\x21\x0e\xcd\x10" -- mov $0x0e21, %ax; int $0x10: an exclamation mark
+--   .. "\xf4" -- hlt
+-- local disk = require("ckvm.disk").new(sector .. ("\0"):rep(510 - #sector) .. "\x55\xaa")
+-- local m <close> = require("ckvm.machine").new { memory = 1 << 20 }
+-- local bios = require("ckvm.bios").install(m.vm, {
+--   memory = 1 << 20, disk = disk, output = function(bytes) io.write(bytes) end,
+-- })
+-- bios:boot(m.vcpus[1])
+-- assert(m:run { timeout = 10 } == "hlt")
+local boot = require "ckvm.boot"
+local call = require "ckvm.bios.call"
+local check = require "ckvm.x86.check"
+local ckvm = require "ckvm"
+local clock = require "ckvm.bios.clock"
+local dev = require "ckvm.dev"
+local keyboard = require "ckvm.bios.keyboard"
+local rom = require "ckvm.bios.rom"
+local rtc = require "ckvm.dev.rtc"
+local screen = require "ckvm.bios.screen"
+local system = require "ckvm.bios.system"
+
+local bios = {}
+
+local LEAST <const>, MOST <const> = 1 << 20, 4 << 30 -- bytes of memory
+local INTERRUPTS_ON <const> = 0x202 -- as a boot sector finds RFLAGS
+
+local RESET <const> = {
+  keys = "", -- typed, and beyond what the guest's buffer holds
+  ticks = 0, day = 0, -- to be added to the time's; the day of the last look
+  row = 0, column = 0, -- where the terminal's cursor is
+}
+
+-- Services ---------------------------------------------------------------------
+
+local services = {
+  [0x10] = require "ckvm.bios.video", [0x13] = require "ckvm.bios.drive",
+  [0x15] = system.serve, [0x16] = keyboard.serve, [0x1a] = clock.serve, [rom.WAIT] = system.wait,
+}
+
+services[0x11] = function(self, frame) frame.ax = self.vm:read_u16(0x410) end
+services[0x12] = function(self, frame) frame.ax = self.vm:read_u16(0x413) end
+services[0x14] = function(_, frame) frame:refuse() end -- serial ports
+services[0x17] = services[0x14] -- printers
+services[0x18] = function(_, frame) frame.vcpu:stop "no bootable disk" end
+services[0x19] = function(self, frame) self.reboot(frame.vcpu) end
+
+-- Exceptions that a guest may have meant; from 8 on a PC has device interrupts there, too.
+local NAMES <const> = {
+  [0] = "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", [0xa] = "#TS",
+  [0xb] = "#NP", [0xc] = "#SS", [0xd] = "#GP", [0xe] = "#PF",
+}
+
+local function unhandled(self, frame)
+  local name = NAMES[frame.vector] and (" (%s)"):format(NAMES[frame.vector]) or ""
+  self.unhandled(frame.vcpu, ("INT 0x%x%s has no handler; it returns to %s"):format(frame.vector,
+    name, frame:return_address()))
+end
+
+-- Serves a trap. The port is the BIOS's alone: an OUT of the guest's own does nothing.
+local function trap(self, vcpu)
+  local vector = rom.vector(vcpu.sregs.cs.base + vcpu.regs.rip)
+  if not vector then return end
+  clock.update(self)
+  local serve = services[vector] or unhandled
+  serve(self, call.new(self, vcpu, vector))
+end
+
+-- The BIOS -----------------------------------------------------------------------
+
+-- The host's time, with fractions of a second.
+local function host_time()
+  local start = os.time() - ckvm.now()
+  return function() return start + ckvm.now() end
+end
+
+local OPTIONS <const> = {
+  memory = "integer", above = "integer?", disk = "table?", output = "function?",
+  input = "function?", time = "function?", rtc = "table?", note = "function?",
+  unhandled = "function?", reboot = "function?",
+}
+
+local function check_values(options)
+  if options.memory < LEAST or options.memory > MOST then
+    error(("memory: 0x%x is not between 0x%x and 0x%x"):format(options.memory, LEAST, MOST), 3)
+  elseif (options.above or 0) < 0 then
+    error(("above: %d is less than 0"):format(options.above), 3)
+  end
+end
+
+-- Puts memory back to what firmware leaves.
+local function reset(self)
+  rom.write(self)
+  screen.reset(self)
+  clock.start(self)
+end
+
+local function make(vm, options)
+  local time = options.time or host_time()
+  local disk <const> = options.disk
+  return setmetatable({
+    vm = vm, memory = options.memory, above = options.above or 0,
+    disk = disk, drive = disk and (disk.floppy and 0 or 0x80),
+    output = options.output or dev.ignore, input = options.input or dev.ignore,
+    time = time, rtc = options.rtc or rtc.new { time = time },
+    note = options.note or dev.ignore,
+    unhandled = options.unhandled or function(vcpu, text) vcpu:stop(text) end,
+    reboot = options.reboot or function(vcpu) vcpu:stop "reboot" end,
+    -- Signaled when keys are typed, and never; until when a vCPU waits.
+    typed = ckvm.eventfd(), never = ckvm.eventfd(), deadlines = setmetatable({}, { __mode = "k" }),
+    state = dev.copy(RESET),
+  }, { __index = bios })
+end
+
+--- Puts a BIOS into a VM: its code, the interrupt vectors and the data area into memory, and
+-- what answers them at port 0xb1.
+-- @tparam vm vm with memory from address 0 on
+-- @tparam table options
+-- @tparam integer options.memory bytes of memory from address 0 on, 1 MiB to 4 GiB
+-- @tparam[opt=0] integer options.above bytes of memory from 4 GiB on
+-- @tparam[opt] table options.disk as from `ckvm.disk`
+-- @tparam[opt] fun(bytes:string) options.output called with what a terminal is to show
+-- @tparam[opt] fun():string|nil options.input called when the guest looks for a key and there is
+-- none: returns what is typed then, if anything
+-- @tparam[opt] fun():number options.time called for the seconds since 1970, UTC, which is the
+-- time of a host that is given none
+-- @tparam[opt] table options.rtc the clock of INT 1Ah, as from `ckvm.dev.rtc`, if the guest has one
+-- at its ports
+-- @tparam[opt] fun(text:string) options.note called with what the guest has asked for and not got
+-- @tparam[opt] fun(vcpu:vcpu,text:string) options.unhandled called for an interrupt that nothing
+-- serves; otherwise the vCPU stops with the text
+-- @tparam[opt] fun(vcpu:vcpu) options.reboot called for INT 19h and a jump to the reset vector,
+-- FFFF:0; otherwise the vCPU stops with "reboot"
+-- @treturn table the BIOS, with a field `rtc`
+-- @raise a string for wrong options, and where there is no memory; what `vm:attach_io` raises
+-- @usage
+-- local vm = ckvm.open():create_vm()
+-- vm:add_memory { gpa = 0, size = 1 << 20 }
+-- local bios = require("ckvm.bios").install(vm, { memory = 1 << 20 })
+function bios.install(vm, options)
+  check.argument("vm", vm, "ckvm VM")
+  check.fields("a BIOS", options, OPTIONS)
+  check_values(options)
+  local self = make(vm, options)
+  check.blame(function()
+    vm:read(0, LEAST)
+    vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu) trap(self, vcpu) end }
+  end)
+  reset(self)
+  return self
+end
+
+--- Boots the disk: puts the memory of the BIOS back to what it was, the first sector to 0x7c00, and
+-- the vCPU to its start there, in real mode, with the number of the disk in DL. Keys that were
+-- typed stay.
+-- @tparam vcpu vcpu that is to start
+-- @raise a string that begins with the disk's name, if there is none, it cannot be read, or its
+-- first sector has not 0x55 0xaa at 510; what `ckvm.boot.enter` raises
+-- @usage
+-- local m <close> = require("ckvm.machine").new { memory = 1 << 20 }
+-- local disk = require("ckvm.disk").new("\xf4" .. ("\0"):rep(509) .. "\x55\xaa") -- hlt
+-- local bios = require("ckvm.bios").install(m.vm, { memory = 1 << 20, disk = disk })
+-- bios:boot(m.vcpus[1])
+-- assert(m:run { timeout = 10 } == "hlt")
+function bios:boot(vcpu)
+  check.argument("vcpu", vcpu, "ckvm vCPU")
+  local disk <const> = self.disk
+  if not disk then error("disk: there is none to boot", 2) end
+  local bytes, message = disk:read(0, math.min(2, disk.sectors)) -- a kernel is told by the second
+  if not bytes then error(message, 2) end
+  local name <const> = disk.name or "disk"
+  local start = boot.load(self.vm, bytes, { name = name, memory = self.memory, format = "sector" })
+  start.regs.rdx, start.regs.rflags = self.drive, INTERRUPTS_ON
+  keyboard.take_back(self)
+  reset(self)
+  check.blame(function() boot.enter(vcpu, start) end)
+end
+
+--- Types on the keyboard: characters as a terminal sends them, on the keys of a US keyboard, with
+-- the usual escape sequences for keys that have none. They wait until the guest asks for them; the
+-- end of a line is Enter, and 0x7f Backspace.
+-- @tparam string bytes what is typed
+-- @raise only for misuse
+-- @usage
+-- local bios = require("ckvm.bios").install(
+--   require("ckvm.machine").new({ memory = 1 << 20 }).vm, { memory = 1 << 20 })
+-- bios:type "dir\n"
+function bios:type(bytes)
+  check.argument("bytes", bytes, "string")
+  keyboard.type(self, bytes)
+end
+
+--- The state that is not in the guest's memory, without that of the clock, `bios.rtc`. A wait of
+-- INT 15h that goes on is over where the state is loaded.
+-- @treturn table a plain table, for `load`
+-- @raise only for misuse
+-- @usage
+-- local bios = require("ckvm.bios").install(
+--   require("ckvm.machine").new({ memory = 1 << 20 }).vm, { memory = 1 << 20 })
+-- assert(bios:save().keys == "")
+function bios:save()
+  return dev.copy(self.state)
+end
+
+--- Takes a state that `save` has returned.
+-- @tparam table state what `save` has returned
+-- @raise for what is no state of a BIOS
+-- @usage
+-- local bios = require("ckvm.bios").install(
+--   require("ckvm.machine").new({ memory = 1 << 20 }).vm, { memory = 1 << 20 })
+-- bios:load(bios:save())
+function bios:load(state)
+  self.state = dev.restore(state, RESET)
+end
+
+return bios
