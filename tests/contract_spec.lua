@@ -38,17 +38,19 @@ local function must(...)
   if not done then error(output, 0) end
 end
 
+local has_assembler -- once it is known
+
 local function need_assembler()
-  if not shell("as", "--64", "-o", directory .. "/none.o", "/dev/null") then
-    support.skip("no assembler for x86")
+  if has_assembler == nil then
+    has_assembler = shell("as", "--64", "-o", directory .. "/none.o", "/dev/null") or false
   end
+  if not has_assembler then support.skip("no assembler for x86") end
 end
 
 -- Assembles a guest, linked to the address, with symbols that are defined, `{ "NAME=1" }`; returns
 -- its path. An image of 32 bits is made of 64-bit objects, which may hold code of any mode.
 local function assemble(source, at, symbols)
-  local object, linked = directory .. "/guest.o", directory .. "/guest.elf"
-  local image <const> = directory .. "/guest.flat"
+  local object, image = directory .. "/guest.o", directory .. "/guest.flat"
   local options = {}
   for _, symbol in ipairs(symbols or {}) do
     table.insert(options, "--defsym")
@@ -56,9 +58,8 @@ local function assemble(source, at, symbols)
   end
   table.insert(options, source)
   must("as", "--64", "-I", top .. "tests/guests", "-o", object, table.unpack(options))
-  must("ld", "-m", "elf_x86_64", "-N", "-e", "_start", "-Ttext", at or "0x400000", "-o", linked,
-    object)
-  must("objcopy", "-O", "elf32-i386", linked, image)
+  must("ld", "-m", "elf_x86_64", "--oformat", "elf32-i386", "-N", "-e", "_start", "-Ttext",
+    at or "0x400000", "-o", image, object)
   return image
 end
 
