@@ -13,7 +13,11 @@ static int protect(uint8_t *data, uint64_t bytes, int prot)
 	return mprotect(data, bytes, prot) ? ckvm__fail("mprotect", -errno) : 0;
 }
 
-/* Private pages would be lost if they were unmapped. */
+/*
+ * Private pages would be lost if they were unmapped; a change of protection has
+ * the kernel drop them, too. What may be written can be read on every CPU that
+ * has KVM, so that no access of the host's fails meanwhile.
+ */
 static int zap(const struct ckvm_memory *memory, uint64_t offset,
 	       uint64_t bytes)
 {
@@ -28,11 +32,11 @@ static int zap(const struct ckvm_memory *memory, uint64_t offset,
 		return madvise(data, bytes, MADV_DONTNEED)
 			       ? ckvm__fail("madvise", -errno)
 			       : 0;
-	error = protect(data, bytes, PROT_READ);
+	error = protect(data, bytes, PROT_WRITE);
 	return error ? error : protect(data, bytes, PROT_READ | PROT_WRITE);
 }
 
-/* With the VM held, and its lock, without which the host could write there. */
+/* With the VM held, and its lock. */
 static int zap_all(struct ckvm_vm *vm, uint64_t gpa, uint64_t bytes)
 {
 	struct ckvm_memory *memory = ckvm__find_memory(vm, gpa, gpa);

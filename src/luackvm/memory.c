@@ -448,7 +448,7 @@ int luackvm_fill_memory(lua_State *L)
 /***
  * Takes the guest's mappings of pages away, as the host does when it swaps or
  * migrates them: the next access maps them again, and finds what was there. A
- * vCPU that writes to memory which is not `shared` at that very moment may fail
+ * vCPU that reads memory which is not `shared` at that very moment may fail
  * with `EFAULT`.
  *
  * @function vm:zap_memory

@@ -200,6 +200,28 @@ static void is_accessed_as_a_whole_or_not_at_all(void)
 	ckvm_vm_close(vm);
 }
 
+static void stays_what_it_is_when_the_guest_maps_it_anew(void)
+{
+	struct ckvm_vm *vm = three_slots();
+	static uint8_t data[0x4000];
+	int wrong = 0;
+
+	CHECK_EQ(ckvm_vm_zap_memory(vm, 0x1000, 0x4000), 0);
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1000, 0x5000), EFAULT, "memory");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x0, 0x1000), EFAULT, "memory");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1000, 0), EINVAL, "memory");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1000, 0x800), EINVAL, "memory");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1800, 0x1000), EINVAL, "memory");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x2000, UINT64_MAX - 0xfff), EINVAL,
+		    "memory");
+	CHECK_EQ(ckvm_vm_read(vm, 0x1000, data, 0x4000), 0);
+	for (unsigned int i = 0; i < sizeof(data); i++)
+		wrong += data[i] != 1 + i / 0x1000;
+	CHECK_EQ(wrong, 0);
+	CHECK_EQ(ckvm_vm_fill(vm, 0x1000, 0, 0x4000), 0);
+	ckvm_vm_close(vm);
+}
+
 static void has_nothing_to_do_for_no_bytes(void)
 {
 	struct ckvm_vm *vm = three_slots();
@@ -301,6 +323,7 @@ static void fails_with_a_closed_vm(void)
 	CHECK_FAILS(ckvm_vm_read(vm, 0x1000, &byte, 1), EBADF, "closed");
 	CHECK_FAILS(ckvm_vm_write(vm, 0x1000, "x", 1), EBADF, "closed");
 	CHECK_FAILS(ckvm_vm_fill(vm, 0x1000, 0, 1), EBADF, "closed");
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1000, 0x1000), EBADF, "closed");
 	CHECK_FAILS(ckvm_memory_move(memory, 0x2000), EBADF, "closed");
 	CHECK_FAILS(ckvm_memory_dirty(memory, NULL, 0), EBADF, "closed");
 	ckvm_vm_unref(vm);
@@ -464,6 +487,7 @@ int main(int argc, char **argv)
 	PROMISE(is_read_across_adjacent_slots);
 	PROMISE(is_written_across_adjacent_slots);
 	PROMISE(is_accessed_as_a_whole_or_not_at_all);
+	PROMISE(stays_what_it_is_when_the_guest_maps_it_anew);
 	PROMISE(has_nothing_to_do_for_no_bytes);
 	PROMISE(starts_as_zeroes);
 	PROMISE(is_the_mapping_itself);

@@ -55,6 +55,9 @@ static void a_slot_of_the_callers_memory_is_never_unmapped(void)
 	CHECK_FAILS(ckvm_vm_set_user_memory_region(guest.vm, &region, NULL),
 		    EINVAL, "KVM_SET_USER_MEMORY_REGION");
 
+	CHECK_FAILS(ckvm_vm_zap_memory(guest.vm, 0x20000, 0x1000), EINVAL,
+		    "memory");
+
 	ckvm_memory_close(memory);
 	CHECK(ckvm_memory_data(memory) == NULL);
 	ckvm_memory_unref(memory);
