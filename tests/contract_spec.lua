@@ -168,7 +168,9 @@ PASS
     end)
 
     it("that goes on after resets which it has prepared", function()
-      expect(1, "", "", guest("reset", "0x8000"))
+      local image <const> = guest("reset", "0x8000")
+      expect(1, "", "", image)
+      expect(1, "", "", "--cpus", "2", image)
     end)
   end)
 

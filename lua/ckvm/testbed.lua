@@ -164,7 +164,7 @@ local function resume(self)
   local code = self.cmos:read(1, 1)
   if code ~= 5 and code ~= 10 then return false end
   local ip, cs = string.unpack("<I2I2", vm:read(RESET_VECTOR, 4))
-  for i = 2, #vcpus do vcpus[i]:set_mp_state "uninitialized" end
+  for i, vcpu in ipairs(vcpus) do vcpu:set_mp_state(i > 1 and "uninitialized" or "runnable") end
   x86.enter(vcpus[1], "real", { rip = ip })
   vcpus[1]:set_sregs { cs = { base = cs << 4, selector = cs } }
   return true
