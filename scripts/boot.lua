@@ -1,290 +1,337 @@
--- Starts a flat binary in 16-bit real mode or 64-bit long mode, with a serial port at 0x3f8 on
--- standard output, and says how the guest ended: exit status 0 after HLT, 1 after anything else.
+-- Boots what it is given: Linux, ELF and Multiboot kernels, a PC's firmware, disks, and bare code.
+-- The serial port is the terminal. A guest that dies leaves one screen that says why.
 --
---   ckvm-lua scripts/boot.lua [--mode real|long] [--at address] [--memory size] [--rom] [image]
+--   ckvm-lua scripts/boot.lua [options] [image]
 
+local bios = require "ckvm.bios"
+local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
-local x86 = require "ckvm.x86"
+local console = require "ckvm.console"
+local debug_exit = require "ckvm.dev.debug_exit"
+local debugcon = require "ckvm.dev.debugcon"
+local disk = require "ckvm.disk"
+local machine = require "ckvm.machine"
+local pc = require "ckvm.pc"
+local report = require "ckvm.report"
+local uart = require "ckvm.dev.uart"
 
-local USAGE <const> = [[
-Usage: ckvm-lua boot.lua [options] [image]
-Starts a flat binary, or a small built-in one, with a serial port at 0x3f8.
-
-  --mode real|long  16-bit code in segment 0 (the default), or 64-bit code in
-                    ring 0 with the first 4 GiB, or all memory, mapped to itself
-  --at address      where the image is loaded and started: 0x7c00 in real mode,
-                    0x100000 in long mode
-  --memory size     16M; sizes and addresses are numbers, as 0x10000 or 64K
-  --rom             the pages that the image is in are read-only for the guest
-  --help
-]]
-
-local PAGE <const> = 0x1000
 local SERIAL <const> = 0x3f8
-local VECTOR_TARGET <const> = 0x400 -- in real mode: behind the vectors, a HLT for all of them
-local MOST_MEMORY <const> = 512 << 30
-local limits <const> = { real = "the memory ends", long = "the page tables begin" }
-local starts <const> = { real = 0x7c00, long = 0x100000 }
+local LOOK <const> = 0.5 -- seconds: how often to look whether a guest sleeps for good
+local INTERRUPTS_ON <const> = 1 << 9 -- of rflags
+local OFF <const>, WRONG_USE <const>, DEAD <const>, INTERRUPTED <const> = 0, 2, 1, 130 -- status
+
+-- Of images that are Linux, unless told.
+local APPEND <const> = { bzimage = "console=ttyS0", pvh = "console=ttyS0" }
 
 -- A line on standard error, below what the guest has printed.
-local function report(...)
+local function say(...)
   io.stderr:write("boot.lua: ", string.format(...), "\n")
 end
 
 local function quit(status, ...)
-  report(...)
+  say(...)
   os.exit(status, true)
 end
 
 -- The command line -----------------------------------------------------------
 
-local function parse_size(name, text)
+local has_argparse, argparse = pcall(require, "argparse")
+if not has_argparse then
+  quit(WRONG_USE, "argparse for Lua %s is missing (Debian: lua-argparse)", _VERSION:match("%d.*"))
+end
+
+local function to_size(text)
   local digits, unit = text:match("^(%w-)([KMG]?)$")
   local shift = ({ K = 10, M = 20, G = 30 })[unit] or 0
   local is_number = digits and #digits <= 16 and (digits:find("^%d+$") or digits:find("^0[xX]%x+$"))
   local number = is_number and tonumber(digits)
   if not number or number > 1 << 52 - shift then
-    quit(2, "%s: '%s' is not a size", name, text)
+    return nil, ("'%s' is not a size, as 0x10000 or 64K"):format(text)
   end
   return number << shift
 end
 
-local function parse_mode(name, text)
-  if not starts[text] then quit(2, "%s: '%s' is neither real nor long", name, text) end
-  return text
+local function to_count(text)
+  local number = #text <= 4 and text:find("^%d+$") and math.tointeger(text)
+  if not number or number == 0 then return nil, ("'%s' is not a count"):format(text) end
+  return number
 end
-
-local takes = { ["--mode"] = parse_mode, ["--at"] = parse_size, ["--memory"] = parse_size }
 
 local function parse(args)
-  local options, i = { ["--mode"] = "real", ["--memory"] = 16 << 20 }, 1
-  while i <= #args do
-    local name, value = args[i]:match("^(%-%-%a+)=(.*)$")
-    name = name or args[i]
-    if takes[name] then
-      if not value then
-        i = i + 1
-        value = args[i] or quit(2, "%s takes a value; see --help", name)
-      end
-      options[name] = takes[name](name, value)
-    elseif args[i] == "--help" then
-      io.write(USAGE)
-      os.exit(0, true)
-    elseif args[i] == "--rom" then
-      options.rom = true
-    elseif args[i]:find("^%-") then
-      quit(2, "unknown option '%s'; see --help", args[i])
-    elseif options.image then
-      quit(2, "one image, not both '%s' and '%s'; see --help", options.image, args[i])
-    else
-      options.image = args[i]
-    end
-    i = i + 1
-  end
-  return options["--mode"], options["--at"] or starts[options["--mode"]], options["--memory"],
-    options.rom, options.image
+  local parser = argparse("ckvm-lua boot.lua", "Boots an image, or a small built-in one: Linux "
+    .. "(bzImage, vmlinux), ELF, Multiboot, a disk's first sector, a PC's firmware, bare code.")
+    :usage_max_width(80):help_max_width(80)
+  parser:argument("image", "the file to boot; a disk is booted from a copy, see --disk"):args "?"
+  parser:option("--cpus", "how many processors"):argname "N":convert(to_count):default "1"
+  parser:option("--memory", "how much memory"):argname "SIZE":convert(to_size):default "256M"
+  parser:option("--initrd", "first files of Linux, or a module of Multiboot"):argname "FILE"
+  parser:option("--append", "the kernel's command line; Linux has console=ttyS0 unless told")
+    :argname "TEXT"
+  parser:option("--bios", "a PC's firmware, which boots the disk"):argname "FILE"
+  parser:option("--disk", "a disk's image, which is read and written"):argname "FILE"
+  parser:option("--console", "terminal, pty, or the file that output goes to")
+    :argname "WHERE":default "terminal"
+  parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
+  parser:option("--mode", "of bare code, which is not looked at as an image")
+    :choices { "real", "protected", "long", "user" }
+  parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS":convert(to_size)
+  parser:flag("--no-reboot", "a guest that resets itself has ended")
+  parser:add_help(true)
+  local parsed, options = parser:pparse(args)
+  if not parsed then quit(WRONG_USE, "%s; see --help", options) end
+  return options
 end
 
--- The image ------------------------------------------------------------------
+-- Files ----------------------------------------------------------------------
+
+-- A line on the terminal for what takes a while. Returns whether there is one.
+local function progress(path, size, since, done)
+  if ckvm.now() - since < 0.3 or not os.execute "test -t 2" then return false end
+  local share = size and size > 0 and (" %d %%"):format(100 * done // size) or ""
+  io.stderr:write(("\rboot.lua: loading %s, %d MiB%s\27[K"):format(path, done >> 20, share))
+  return true
+end
+
+-- No more than `most` bytes and the one that is too many: the file may have no end.
+local function read_file(path, most)
+  local file, message = io.open(path, "rb")
+  if not file then quit(DEAD, "%s", message) end
+  local size, since, pieces, left, shown = file:seek("end"), ckvm.now(), {}, most + 1, false
+  file:seek("set")
+  while left > 0 do
+    local piece, why = file:read(math.min(left, 4 << 20))
+    if why then quit(DEAD, "%s: %s", path, why) end
+    if not piece then break end
+    table.insert(pieces, piece)
+    left = left - #piece
+    shown = progress(path, size, since, most + 1 - left) or shown
+  end
+  file:close()
+  if shown then io.stderr:write("\r\27[K") end
+  if left == most + 1 then
+    quit(DEAD, "%s: the file is empty", path)
+  elseif left == 0 then
+    quit(DEAD, "%s: does not fit in the 0x%x bytes of memory", path, most)
+  end
+  return table.concat(pieces)
+end
 
 -- Prints its message and halts, wherever it is loaded.
 local function built_in(mode)
   local message = ("Hello from %s mode.\r\n\0"):format(mode)
-  local call = "\xe8" .. string.pack(mode == "real" and "<I2" or "<I4", #message)
-  return call .. message                              -- call over the message
-    .. "\x5e"                                         -- pop %si: its address
-    .. (mode == "real" and "" or "\x66") .. "\xba" .. string.pack("<I2", SERIAL) -- mov $0x3f8, %dx
-    .. "\xac"                                         -- next: lodsb
-    .. "\x84\xc0"                                     -- test %al, %al
-    .. "\x74\x03"                                     -- jz done
-    .. "\xee"                                         -- out %al, (%dx)
-    .. "\xeb\xf8"                                     -- jmp next
-    .. "\xf4"                                         -- done: hlt
-end
-
--- No more than `room` bytes and the one that is too many: the file may have no end.
-local function read_image(path, room)
-  local file, message = io.open(path, "rb")
-  if not file then quit(1, "%s", message) end
-  local pieces, left = {}, room + 1
-  while left > 0 do
-    local piece, why = file:read(math.min(left, 1 << 20))
-    if why then quit(1, "%s: %s", path, why) end
-    if not piece then break end
-    table.insert(pieces, piece)
-    left = left - #piece
-  end
-  if left == room + 1 then quit(1, "%s: the file is empty", path) end
-  return table.concat(pieces), file:close()
+  local is_16 <const> = mode == "real"
+  return "\xe8" .. string.pack(is_16 and "<I2" or "<I4", #message) .. message -- call over it
+    .. "\x5e"                                             -- pop %si: its address
+    .. (is_16 and "" or "\x66") .. "\xba\xf8\x03"         -- mov $0x3f8, %dx
+    .. "\xac\x84\xc0\x74\x03"                            -- next: lodsb; test %al, %al; jz done
+    .. "\xee\xeb\xf8\xf4"                                -- out %al, (%dx); jmp next; done: hlt
 end
 
 -- The guest ------------------------------------------------------------------
 
--- The part of a 16550 UART that a guest needs to print: it is always ready to transmit.
-local serial = { at_line_start = true, [2] = 0x01, [5] = 0x60, [6] = 0xb0 }
-
-function serial:read(offset)
-  return self[offset] or 0
+-- Where a disk is read and written: in its file, or in a copy of the image that is booted.
+local function open_disk(path, image)
+  if not path then return disk.new(image) end
+  local found, message = disk.open(path)
+  return found or quit(DEAD, "%s", message)
 end
 
-function serial:write(offset, value)
-  local divisor_latch = (self[3] or 0) & 0x80 ~= 0
-  if offset == 0 and not divisor_latch then
-    self.at_line_start = value & 0xff == 10
-    io.write(string.char(value & 0xff))
-  elseif offset == 3 then
-    self[3] = value & 0xff
+-- Devices of `self`: the options, the console, and the machine when there is one.
+local function stopper(self, value)
+  return function(status) self.machine.vcpus[1]:stop(status or value) end
+end
+
+-- For test programs: a console of one port, and a way out with a status.
+local function debug_devices(self)
+  return { port = 0xe9, device = debugcon.new { write = self.write } },
+    { port = 0xf4, count = 4, device = debug_exit.new { exit = stopper(self) } }
+end
+
+-- Of every machine here.
+local function machine_of(self, config)
+  local options <const> = self.options
+  config.memory, config.cpus = options.memory, options.cpus
+  config.trace = options.trace and {
+    kinds = options.trace, output = function(line) io.stderr:write(line, "\n") end,
+  }
+  return machine.new(config)
+end
+
+local makers = {}
+
+-- All that a PC has, with interrupts: for kernels and firmware.
+function makers.pc(self)
+  local options <const>, is_bios <const> = self.options, self.format == "bios"
+  local devices = pc.new {
+    memory = options.memory, cpus = options.cpus, output = self.write, ready = self.ready,
+    disk = options.disk and open_disk(options.disk),
+    poweroff = stopper(self, "poweroff"), reset = stopper(self, "reset"),
+  }
+  for _, device in ipairs { debug_devices(self) } do table.insert(devices, device) end
+  local initrd <const> = options.initrd and read_file(options.initrd, options.memory)
+  self.machine = machine_of(self, {
+    name = self.name, image = self.image, format = self.format, irqchip = true, devices = devices,
+    cmdline = options.append or APPEND[self.format], acpi = not is_bios and pc.ACPI or nil,
+    modules = initrd and { { bytes = initrd } } or nil,
+  })
+  self.console:connect(self.machine.vm, devices.uart)
+end
+
+-- Code that is no image, with a serial port.
+function makers.code(self)
+  local options <const> = self.options
+  local port = uart.new { write = self.write, ready = self.ready }
+  self.machine = machine_of(self, {
+    mode = options.mode, code = self.image, at = options.at,
+    devices = { { port = SERIAL, count = 8, device = port }, debug_devices(self) },
+  })
+  self.console:connect(self.machine.vm, port)
+end
+
+-- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
+function makers.real(self)
+  local options <const>, boots <const> = self.options, self.format ~= "flat"
+  local devices = { debug_devices(self) }
+  table.insert(devices, { port = SERIAL, count = 8, device = uart.new { write = self.write } })
+  self.machine = machine_of(self, {
+    code = not boots and self.image or nil, at = options.at, devices = devices,
+  })
+  local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
+  self.bios = bios.install(vm, {
+    memory = math.min(options.memory, 3 << 30), output = self.write,
+    disk = (boots or options.disk) and open_disk(options.disk, self.image) or nil,
+    unhandled = function(_, text) vcpu:stop { text = text } end,
+    reboot = stopper(self, "reset"),
+  })
+  self.boots = boots
+  if boots then self.bios:boot(vcpu) end
+  self.console:connect(vm, {
+    room = function() return 16 end,
+    receive = function(_, bytes)
+      self.bios:type(bytes)
+      return #bytes
+    end,
+  })
+end
+
+local function reset(self)
+  self.machine:reset()
+  if self.boots then self.bios:boot(self.machine.vcpus[1]) end
+end
+
+-- Of all that makes no sense together, the first.
+local function check(options, format)
+  local is_code <const> = format == "flat"
+  local kernel <const> = not is_code and format ~= "sector" and format ~= "bios"
+  local function refuse(name, sense, why)
+    if options[name] and not sense then
+      quit(WRONG_USE, "--%s: %s; see --help", name, why)
+    end
+  end
+  refuse("mode", not options.bios, "firmware has its own")
+  refuse("at", is_code, "the image says itself where it is loaded")
+  refuse("append", kernel, ("%s has no command line"):format(format))
+  refuse("initrd", kernel, ("%s has no place for it"):format(format))
+  refuse("bios", not options.image, "there is an image to boot, and no --disk")
+  if options.cpus > 1 and (format == "sector" or is_code and not options.mode) then
+    quit(WRONG_USE, "--cpus: code of 16 bits has one; see --help")
   end
 end
 
--- Memory from 0 on, with the pages from `first` to `last` read-only; nil for none.
-local function add_memory(vm, size, first, last)
-  local slots = first and { { 0, first }, { first, last, true }, { last, size } } or { { 0, size } }
-  for _, slot in ipairs(slots) do
-    local from, to, readonly = table.unpack(slot)
-    if to > from then vm:add_memory { gpa = from, size = to - from, readonly = readonly } end
+-- What there is to boot, and what it is: an image, firmware, a disk, or what is built in.
+local function choose(options)
+  local path <const> = options.bios or options.image
+  if path then
+    local image <const> = read_file(path, options.memory)
+    return image, options.bios and "bios" or options.mode and "flat" or boot.detect(image), path
+  elseif options.disk then
+    return nil, "sector", options.disk
   end
+  return built_in(options.mode or "real"), "flat", "the built-in image"
 end
 
-local function enter_real(vm, vcpu, at)
-  vm:write(0, string.pack("<I4", VECTOR_TARGET):rep(256) .. "\xf4")
-  x86.enter(vcpu, "real", { rip = at, rsp = at })
+local function build(options)
+  local image, format, path = choose(options)
+  check(options, format)
+  local self = { options = options, image = image, format = format, name = path }
+  self.console = console.new { to = options.console }
+  if self.console.path then say("the console is %s", self.console.path) end
+  self.write = function(bytes) self.console:write(bytes) end
+  self.ready = function() self.console:ready() end
+  local real <const> = format == "sector" or format == "flat" and (options.mode or "real") == "real"
+  local maker = real and makers.real or format == "flat" and makers.code or makers.pc
+  maker(self)
+  return self
 end
 
-local function enter_long(vm, vcpu, at, tables, span)
-  x86.enter(vcpu, "long", { rip = at, rsp = tables, cr3 = x86.identity_map(vm, tables, span) })
-end
+-- Running and the end --------------------------------------------------------
 
--- Where the room for the image ends: at the page tables, which are last in memory, or its end.
-local function find_room(mode, at, size, span)
-  if size == 0 or size % PAGE ~= 0 or size > MOST_MEMORY then
-    quit(2, "--memory: 0x%x is not a number of whole 4K pages, up to 512G", size)
-  elseif mode == "real" and at > 0xffff then
-    quit(2, "--at: 0x%x is beyond 0xffff, where segment 0 of real mode ends", at)
+-- Whether no interrupt can wake it.
+local function sleeps_for_good(self)
+  for _, vcpu in ipairs(self.machine.vcpus) do
+    local state <const> = vcpu:get_mp_state()
+    if state == "runnable" or state == "halted" and vcpu.regs.rflags & INTERRUPTS_ON ~= 0 then
+      return false
+    end
   end
-  local tables = mode == "long" and x86.identity_map_size(span) or 0
-  if size <= tables then
-    quit(2, "--memory: the page tables alone take 0x%x of the 0x%x bytes", tables, size)
-  elseif at >= size - tables then
-    quit(2, "--at: 0x%x is beyond 0x%x, where %s", at, size - tables, limits[mode])
-  end
-  return size - tables
-end
-
--- Returns the guest, and a function that tells whether memory is read-only.
-local function build(mode, at, size, rom, path)
-  local span = math.max(size, 4 << 30)
-  local room = find_room(mode, at, size, span)
-  local image = path and read_image(path, room - at) or built_in(mode)
-  if #image > room - at then
-    quit(1, "%s: does not fit in the 0x%x bytes from 0x%x to 0x%x, where %s",
-      path or "the built-in image", room - at, at, room, limits[mode])
-  end
-
-  local first, last = at // PAGE * PAGE, (at + #image + PAGE - 1) // PAGE * PAGE
-  local vm = ckvm.open():create_vm()
-  add_memory(vm, size, rom and first, last)
-  local vcpu = vm:create_vcpu(0)
-  if mode == "real" then enter_real(vm, vcpu, at) else enter_long(vm, vcpu, at, room, span) end
-  vm:write(at, image)
-  vm:attach_io { port = SERIAL, count = 8, device = serial }
-  return vm, vcpu, function(gpa) return rom and gpa >= first and gpa < last end
-end
-
--- The end --------------------------------------------------------------------
-
-local SUBERRORS <const> = {
-  "KVM cannot emulate the instruction", "an exception came up while another was delivered",
-  "an event could not be delivered", "an exit that KVM does not know",
-}
-
--- The instruction, or that there is none. The address is right as long as nothing is remapped.
-local function bytes_at(vm, address)
-  local found, bytes = pcall(vm.read, vm, address, 8)
-  if not found then return "no memory is there" end
-  return "bytes there:" .. bytes:gsub(".", function(byte) return (" %02x"):format(byte:byte()) end)
-end
-
--- What the guest read or wrote: one integer, or the elements of a string instruction.
-local function access(exit, place, size, problem)
-  local data, what = exit.data, ""
-  if type(data) == "string" then
-    size = #data
-  elseif exit.reason == "io_out" or exit.reason == "mmio_write" then
-    what = (": 0x%x"):format(data)
-  end
-  local unit = size == 1 and "byte" or "bytes"
-  return ("%s at %s (%d %s%s), %s,"):format(exit.reason, place, size, unit, what, problem)
-end
-
-local function describe(exit, is_rom)
-  local why = exit.reason
-  if why == "hlt" then
-    return why
-  elseif why == "shutdown" then
-    return "shutdown: triple fault, an exception without a handler"
-  elseif why == "internal_error" then
-    return ("internal_error %d: %s"):format(exit.suberror, SUBERRORS[exit.suberror] or "unknown")
-  elseif why == "fail_entry" then
-    return ("fail_entry: the CPU refuses this state, reason 0x%x"):format(
-      exit.hardware_entry_failure_reason)
-  elseif why == "io_in" or why == "io_out" then
-    return access(exit, ("port 0x%x"):format(exit.port), exit.size, "which nobody answers")
-  elseif why == "mmio_read" or why == "mmio_write" then
-    return access(exit, ("0x%x"):format(exit.phys_addr), exit.len,
-      is_rom(exit.phys_addr) and "which is read-only" or "where no memory is")
-  end
-  return "exit " .. why
+  return true
 end
 
 -- Interrupted by Ctrl-C: where was it? Any other error goes on.
-local function run(vcpu)
-  local returned, why = pcall(vcpu.run, vcpu)
-  if returned then return true end
-  if type(why) == "string" and why:find("interrupted!", 1, true) then return false end
-  error(why, 0)
+local function run_once(self)
+  local limits <const> = self.machine.irqchip and { timeout = LOOK } or nil
+  local result = table.pack(pcall(self.machine.run, self.machine, limits))
+  if result[1] then return table.unpack(result, 2, result.n) end
+  if type(result[2]) ~= "string" or not result[2]:find("interrupted!", 1, true) then
+    error(result[2], 0)
+  end
+  return "interrupted", self.machine.vcpus[1]
 end
 
--- In real mode all vectors lead to one HLT. Returns where the guest was before, if it is there.
-local function lost_at(vm, vcpu, mode)
-  local regs = vcpu.regs
-  if mode == "real" and regs.rip == VECTOR_TARGET + 1 then
-    return string.unpack("<I2I2", vm:read(vcpu.sregs.ss.base + (regs.rsp & 0xffff), 4))
+local function run(self)
+  while true do
+    local why, vcpu, value = run_once(self)
+    if why == "stopped" and value == "reset" and not self.options.no_reboot then
+      reset(self)
+    elseif why == "timeout" and sleeps_for_good(self) then
+      return "hlt", vcpu or self.machine.vcpus[1]
+    elseif why ~= "timeout" then
+      return why, vcpu, value
+    end
   end
 end
 
-local function finish(vm, vcpu, mode, ended, is_rom)
-  local rip, exits = vcpu.regs.rip, vcpu.stats.total
-  local place = ("at rip 0x%x after %d exit%s"):format(rip, exits, exits == 1 and "" or "s")
-  local bytes = bytes_at(vm, vcpu.sregs.cs.base + rip)
-  if not serial.at_line_start then io.stderr:write("\n") end
-  if not ended then quit(130, "interrupted %s; %s", place, bytes) end
-
-  local why = vcpu.exit.reason
-  local ip, cs = lost_at(vm, vcpu, mode)
-  if why == "hlt" and ip then
-    quit(1, "an INT or exception without a handler at 0x%x:0x%x; %s", cs, ip,
-      bytes_at(vm, cs * 16 + ip))
-  elseif why == "shutdown" or why == "internal_error" then
-    place = place .. "; " .. bytes
-  end
-  quit(why == "hlt" and 0 or 1, "%s %s", describe(vcpu.exit, is_rom), place)
+local function place(vcpu)
+  local exits <const> = vcpu.stats.total
+  return ("at rip 0x%x after %d exit%s"):format(vcpu.regs.rip, exits, exits == 1 and "" or "s")
 end
 
+-- Ends of a guest's own choice have a line, others a screen.
+local function finish(self, why, vcpu, value)
+  local in_line <const> = self.console:in_line()
+  self.console:close()
+  if math.type(value) == "integer" then os.exit(value & 0xff, true) end
+  if in_line then io.stderr:write("\n") end
+  if why == "hlt" or type(value) == "string" then
+    quit(OFF, "%s %s", value or why, place(vcpu))
+  elseif value then
+    say("%s", value.text or ("%s at 0x%x in ring 3"):format(value.name, value.rip))
+  end
+  io.stderr:write(report.describe(self.machine.vm, vcpu, why))
+  os.exit(why == "interrupted" and INTERRUPTED or DEAD, true)
+end
+
+-- What the kernel refuses and what is wrong with an image is one line; a mistake in this file has a
+-- traceback.
 local function main(...)
-  io.stdout:setvbuf("no")
-  local mode, at, size, rom, path = parse { ... }
-  local vm, vcpu, is_rom = build(mode, at, size, rom, path)
-  finish(vm, vcpu, mode, run(vcpu), is_rom)
+  local options <const> = parse { ... }
+  local built, self = pcall(build, options)
+  if not built and type(self) == "string" then
+    quit(DEAD, "%s", (self:gsub("^[^\n]-%.lua:%d+: ", "")))
+  elseif not built then
+    quit(DEAD, "%s: %s: %s", self.call, self.code, self.message)
+  end
+  finish(self, run(self))
 end
 
--- What the kernel refuses is one line; a mistake in this file has a traceback.
-local done, message = xpcall(main, function(message)
-  return type(message) == "string" and debug.traceback(message, 2) or message
-end, ...)
-if not done then
-  if type(message) == "table" then
-    quit(1, "%s: %s: %s", message.call, message.code, message.message)
-  end
-  quit(1, "%s", message)
-end
+main(...)

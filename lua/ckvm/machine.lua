@@ -13,6 +13,7 @@
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local state = require "ckvm.machine.state"
+local trace = require "ckvm.trace"
 local x86 = require "ckvm.x86"
 
 local machine = {}
@@ -34,8 +35,9 @@ local KEYS <const> = {
   memory = "integer", cpus = "integer", mode = "string", code = "string", at = "integer",
   regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata", image = "string",
   name = "string", cmdline = "string", modules = "table", acpi = "table",
+  format = "string", trace = "table",
 }
-local OF_IMAGES <const> = { "name", "cmdline", "modules", "acpi" }
+local OF_IMAGES <const> = { "name", "cmdline", "modules", "acpi", "format" }
 
 local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
 
@@ -91,7 +93,7 @@ local function check(config)
   return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
     regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip,
     image = config.image, options = { name = config.name, cmdline = config.cmdline,
-      modules = config.modules, memory = low, high_memory = memory - low,
+      modules = config.modules, format = config.format, memory = low, high_memory = memory - low,
       acpi = config.acpi and acpi_of(config.acpi, cpus) } }
 end
 
@@ -105,6 +107,11 @@ end
 -- The processor that KVM can make of this one, which knows its number, and how many there are.
 local function set_cpuid(vcpu, supported, cpus)
   vcpu:set_cpuid2(x86.cpuid_topology(supported, { id = vcpu.id, cpus = cpus }))
+end
+
+-- What devices are attached to in the VM's place.
+local function trace_of(vm, options)
+  return trace.new { vm = vm, kinds = options.kinds, output = options.output }
 end
 
 local function attach(vm, device)
@@ -187,6 +194,7 @@ end
 -- @tparam[opt] string config.image bytes of an image that `ckvm.boot` knows, in the place of
 -- `mode`, `code` and `at`
 -- @tparam[opt="image"] string config.name of the image, for messages
+-- @tparam[opt] string config.format its format, for what `ckvm.boot.detect` takes for another
 -- @tparam[opt] string config.cmdline its command line
 -- @tparam[opt] table config.modules a list of `{ bytes =, cmdline = }`, for images that take
 -- modules
@@ -197,6 +205,8 @@ end
 -- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
 -- objects with a method `attach(vm)`
 -- @tparam[opt=false] boolean config.irqchip the kernel's interrupt controllers, and its PIT
+-- @tparam[opt] table config.trace which exits to tell of, and to whom: `kinds` and `output` of
+-- `ckvm.trace`
 -- @tparam[opt] kvm config.kvm the system; if left out, it is opened
 -- @treturn table the machine, with fields `vm` and `vcpus`
 -- @raise what the calls raise that it makes; a string for a wrong table or image
@@ -209,7 +219,7 @@ function machine.new(config)
   self.vm, self.vcpus, self.stubs = vm, {}, {}
   if self.irqchip then
     vm:create_irqchip()
-    vm:create_pit2()
+    vm:create_pit2 { flags = 1 } -- with the speaker's port, 0x61, by which guests measure time
   end
   add_memory(vm, self.memory)
   for id = 0, self.cpus - 1 do
@@ -217,7 +227,8 @@ function machine.new(config)
     set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid(), self.cpus)
   end
   if self.mode == "user" then make_stubs(self) end
-  for _, device in ipairs(self.devices) do attach(vm, device) end
+  local bus <const> = config.trace and trace_of(vm, config.trace) or vm
+  for _, device in ipairs(self.devices) do attach(bus, device) end
   self.new_state = state.save(self, kvm)
   start_all(self)
   return setmetatable(self, meta)

@@ -1,0 +1,68 @@
+-- Debian's stock cloud kernel under scripts/boot.lua: to user space, a line typed at its console,
+-- and off by ACPI. For KVMs that run a Linux, and where tests/linux has one.
+
+local ckvm = require "ckvm"
+local support = require "support"
+
+local top = debug.getinfo(1, "S").source:match("^@(.*)tests/[^/]*$")
+local quote = support.quote
+
+-- Whether this KVM can: a system call has to get to ring 0.
+local function need_linux()
+  support.need_kvm()
+  if not ckvm.probe({ only = { "ring3.syscall" } }).ring3.syscall then
+    support.skip "this KVM does not take SYSCALL from ring 3 to ring 0"
+  end
+end
+
+-- The path of the kernel and of its first files, which are written there.
+local function kernel(initrd)
+  local pipe = io.popen(quote(top .. "tests/linux") .. " " .. quote(initrd) .. " 2>&1")
+  local text = pipe:read("a")
+  if not pipe:close() then support.skip("no Linux: " .. text) end
+  return text:match("([^\n]+)\n$")
+end
+
+-- Boots it with these options, and types a line when it asks for one. Returns the exit status and
+-- all that was printed.
+local function run(directory, options, linux)
+  local output = quote(directory .. "/output")
+  local pipe = io.popen(([[
+    : >%s
+    { until grep -q 'type a line' %s || [ $((waited = waited + 1)) -gt 900 ]; do sleep 0.3; done
+      echo hello, guest; } |
+    timeout -k 5 300 %s %s --initrd %s %s %s >%s 2>&1
+    echo $?]]):format(output, output, quote(support.program()), quote(top .. "scripts/boot.lua"),
+    quote(directory .. "/initrd"), options, quote(linux), output))
+  local status = pipe:read("n")
+  pipe:close()
+  local file <close> = assert(io.open(directory .. "/output", "rb"))
+  return status, file:read("a")
+end
+
+describe("Debian's kernel", function()
+  local directory
+
+  before_each(function()
+    directory = os.tmpname()
+    os.remove(directory)
+    assert(os.execute("mkdir " .. quote(directory)))
+  end)
+
+  after_each(function() os.execute("rm -r " .. quote(directory)) end)
+
+  for cpus = 1, 2 do
+    it(("boots with %d vCPUs, answers, and switches itself off"):format(cpus), function()
+      need_linux()
+      local linux, since = kernel(directory .. "/initrd"), ckvm.now()
+      local status, output = run(directory,
+        ("--cpus %d --append 'console=ttyS0 quiet'"):format(cpus), linux)
+      print(("boot and power-off with %d vCPUs: %.1f s, user space after %s s of the guest's")
+        :format(cpus, ckvm.now() - since, output:match("CPUs, ([%d.]+) seconds")))
+      support.contains(("user space: %d CPUs"):format(cpus), output)
+      support.contains("you typed: hello, guest", output)
+      assert(output:find("\nboot.lua: poweroff at rip 0x%x+ after %d+ exits\n$"), output)
+      assert.equal(0, status)
+    end)
+  end
+end)

@@ -1,0 +1,303 @@
+-- scripts/boot.lua: what it boots, what it says to wrong use, and to guests that end badly.
+
+local images = require "boot_images"
+local lfs = require "lfs"
+local support = require "support"
+
+local contains = support.contains
+local script = debug.getinfo(1, "S").source:match("^@(.*)tests/[^/]*$") .. "scripts/boot.lua"
+local directory -- of one test
+
+local function run(...)
+  return support.run(("return assert(loadfile(%q))(...)"):format(script), { after = { ... } })
+end
+
+local function expect(status, output, errors, ...)
+  local got_status, got_output, got_errors = run(...)
+  assert.equal(errors, got_errors)
+  assert.equal(output, got_output)
+  assert.equal(status, got_status)
+end
+
+local function read(path)
+  local file <close> = assert(io.open(path, "rb"))
+  return file:read("a")
+end
+
+-- A file in the test's directory.
+local function image(name, bytes)
+  local path = directory .. "/" .. name
+  local file <close> = assert(io.open(path, "wb"))
+  file:write(bytes)
+  return path
+end
+
+-- What boot.lua says in one line, with nothing printed by a guest.
+local function refuses(status, line, ...)
+  expect(status, "", "boot.lua: " .. line .. "\n", ...)
+end
+
+-- The guest dies: status 1, and a screen that has these parts.
+local function dies(parts, ...)
+  local status, _, errors = run(...)
+  assert.equal(1, status)
+  for _, part in ipairs(parts) do contains(part, (errors:gsub("%s+", " "))) end
+  local _, lines = errors:gsub("\n", "\n")
+  assert(lines <= 25, errors)
+end
+
+-- 16-bit code that sends text to the serial port, before `rest`.
+local function printing(text, rest)
+  -- call behind the text; pop %si; mov $0x3f8, %dx; mov $#text, %cx; rep outsb
+  return "\xe8" .. string.pack("<I2", #text) .. text .. "\x5e\xba\xf8\x03\xb9"
+    .. string.pack("<I2", #text) .. "\xf3\x6e" .. rest
+end
+
+describe("boot.lua", function()
+  before_each(function()
+    support.need_kvm()
+    directory = os.tmpname()
+    os.remove(directory)
+    assert(lfs.mkdir(directory))
+  end)
+
+  after_each(function()
+    if not directory then return end
+    for name in lfs.dir(directory) do os.remove(directory .. "/" .. name) end
+    lfs.rmdir(directory)
+  end)
+
+  describe("runs", function()
+    it("its own image in real mode", function()
+      expect(0, "Hello from real mode.\r\n", "boot.lua: hlt at rip 0x7c28 after 24 exits\n")
+    end)
+
+    it("its own image in protected and in long mode", function()
+      for _, mode in ipairs { "protected", "long" } do
+        local status, output, errors = run("--mode", mode)
+        assert.equal(("Hello from %s mode.\r\n"):format(mode), output)
+        assert(errors:find("^boot.lua: hlt at rip 0x1000%x+ after %d+ exits\n$"), errors)
+        assert.equal(0, status)
+      end
+    end)
+
+    it("its own image elsewhere, in other memory", function()
+      expect(0, "Hello from real mode.\r\n", "boot.lua: hlt at rip 0x1028 after 24 exits\n",
+        "--at=0x1000", "--memory", "1M")
+    end)
+
+    it("code that writes any byte, and ends in the middle of a line", function()
+      local status, output, errors = run(image("bytes", printing("\0\xff\r\xc3", "\xf4")))
+      assert.equal("\0\xff\r\xc3", output)
+      assert.equal(0, status)
+      assert(errors:find("^\nboot.lua: hlt at rip 0x7c%x+ after %d+ exits\n$"), errors)
+    end)
+
+    it("code that asks the BIOS", function()
+      -- mov $0x0e41, %ax; int $0x10; hlt
+      local status, output = run(image("bios", "\xb8\x41\x0e\xcd\x10\xf4"))
+      assert.same({ 0, "A" }, { status, output })
+    end)
+
+    it("code that reads what is typed, with the BIOS", function()
+      -- mov $0, %ah; int $0x16; mov $0x0e, %ah; int $0x10; hlt
+      local path = image("key", "\xb4\x00\xcd\x16\xb4\x0e\xcd\x10\xf4")
+      local pipe = io.popen(("echo k | %s %s %s 2>/dev/null"):format(
+        support.quote(support.program()), support.quote(script), support.quote(path)))
+      local output = pipe:read("a")
+      assert.is_true(pipe:close())
+      assert.equal("k", output)
+    end)
+
+    it("the first sector of a disk, from a copy, and from --disk, which it writes", function()
+      -- mov $0x0301, %ax; mov $2, %cx; mov $0, %dh; mov $0x7c00, %bx; int $0x13: writes sector 2
+      local sector = images.sector("\xb8\x01\x03\xb9\x02\x00\xb6\x00\xbb\x00\x7c\xcd\x13\xf4")
+      local bytes = sector .. ("\0"):rep(512 * 3)
+      local path = image("disk.img", bytes)
+      local status, _, errors = run(path)
+      assert.same({ 0, "hlt" }, { status, errors:match("^boot.lua: (hlt)") })
+      assert.equal(bytes, read(path))
+      assert.equal(0, (run("--disk", path)))
+      assert.equal(sector .. sector .. ("\0"):rep(512 * 2), read(path))
+    end)
+
+    it("a Multiboot kernel, with a command line and a module", function()
+      -- mov 16(%ebx), %esi: the command line; mov 24(%ebx), %edi; mov (%edi), %edi: the module;
+      -- mov $0x3f8, %edx; mov (%esi), %al; out %al, %dx; mov (%edi), %al; out %al, %dx;
+      -- mov $0x0, %al; out %al, $0xf4
+      local path = image("kernel", images.multiboot { code = "\x8b\x73\x10\x8b\x7b\x18\x8b\x3f"
+        .. "\xba\xf8\x03\x00\x00\x8a\x06\xee\x8a\x07\xee\xb0\x00\xe6\xf4" })
+      expect(1, "CM", "", path, "--append", "Command", "--initrd", image("module", "M"))
+    end)
+
+    it("a kernel that halts for good, and tells so", function()
+      local path = image("kernel", images.multiboot { code = "\xfa\xf4\xeb\xfd" }) -- cli; hlt; jmp
+      local status, output, errors = run(path)
+      assert.same({ 0, "" }, { status, output })
+      assert(errors:find("^boot.lua: hlt at rip 0x100022 after %d+ exits?\n$"), errors)
+    end)
+
+    it("a kernel on two vCPUs", function()
+      -- prints the number of CPUs that CPUID tells of: mov $1, %eax; cpuid; shr $16, %ebx;
+      -- mov %bl, %al; add $'0', %al; mov $0x3f8, %edx; out %al, %dx; mov $0, %al; out %al, $0xf4
+      local path = image("kernel", images.multiboot { code = "\xb8\x01\x00\x00\x00\x0f\xa2\xc1\xeb"
+        .. "\x10\x88\xd8\x04\x30\xba\xf8\x03\x00\x00\xee\xb0\x00\xe6\xf4" })
+      expect(1, "2", "", "--cpus", "2", path)
+    end)
+
+    it("a guest that switches itself off, or resets itself", function()
+      -- mov $0x604, %dx; mov $0x3400, %ax; out %ax, %dx
+      local off = image("off", images.multiboot { code =
+        "\x66\xba\x04\x06\x66\xb8\x00\x34\x66\xef\xf4" })
+      local status, _, errors = run(off)
+      assert.same({ 0, "poweroff" }, { status, errors:match("^boot.lua: (%l+)") })
+      -- mov $0x3f8, %dx; mov $'r', %al; out %al, %dx; mov $0xcf9, %dx; mov $6, %al; out %al, %dx
+      local code = "\x66\xba\xf8\x03\xb0\x72\xee\x66\xba\xf9\x0c\xb0\x06\xee\xf4"
+      local again = image("again", images.multiboot { code = code })
+      status, _, errors = run("--no-reboot", again)
+      assert.same({ 0, "reset" }, { status, errors:match("boot.lua: (%l+)") })
+    end)
+
+    it("a guest that resets itself once more", function()
+      -- The CMOS clock's memory is kept: in 0x40 of it the guest counts. mov $0x40, %al;
+      -- out %al, $0x70; in $0x71, %al; inc %al; out %al, $0x71; cmp $3, %al; je off;
+      -- mov $0xcf9, %dx; mov $6, %al; out %al, %dx; hlt; off: out %al, $0xf4
+      local path = image("thrice", images.multiboot { code = "\xb0\x40\xe6\x70\xe4\x71"
+        .. "\xfe\xc0\xe6\x71\x3c\x03\x74\x08\x66\xba\xf9\x0c\xb0\x06\xee\xf4\xe6\xf4" })
+      expect(7, "", "", path) -- 3 << 1 | 1
+    end)
+
+    it("a guest that is traced", function()
+      -- mov $0x3f8, %dx; mov $'A', %al; out %al, %dx; add $5, %dl; in %dx, %al; hlt
+      local path = image("traced", "\xba\xf8\x03\xb0\x41\xee\x80\xc2\x05\xec\xf4")
+      local status, output, errors = run("--trace", "io", path)
+      assert.same({ 0, "A" }, { status, output })
+      contains("vCPU 0 io_out 0x3f8 1 0x41\n", errors)
+      contains("vCPU 0 io_in 0x3fd 1 0x60\n", errors)
+      status, output, errors = run("--trace", "io,smoke", path)
+      assert.same({ 1, "" }, { status, output })
+      contains("boot.lua: trace: unknown kind 'smoke'; there are debug, error,", errors)
+    end)
+
+    it("with its console in a file, and on a pseudo-terminal", function()
+      local path = directory .. "/console"
+      expect(0, "", "boot.lua: hlt at rip 0x7c28 after 24 exits\n", "--console", path)
+      assert.equal("Hello from real mode.\r\n", read(path))
+      local _, output, errors = run("--console", "pty")
+      assert.equal("", output)
+      assert(errors:find("^boot.lua: the console is /dev/pts/%d+\n"), errors)
+    end)
+  end)
+
+  describe("refuses, with status 2,", function()
+    for _, case in ipairs {
+      { "argument for option '--mode' must be one of 'real', 'protected', 'long', 'user'"
+        .. "; see --help", "--mode", "short" },
+      { "option '--mode' requires an argument; see --help", "--mode" },
+      { "'12Q' is not a size, as 0x10000 or 64K; see --help", "--memory", "12Q" },
+      { "'' is not a size, as 0x10000 or 64K; see --help", "--memory=" },
+      { "'1e3' is not a size, as 0x10000 or 64K; see --help", "--memory", "1e3" },
+      { "'4194305G' is not a size, as 0x10000 or 64K; see --help", "--memory", "4194305G" },
+      { "'0' is not a count; see --help", "--cpus", "0" },
+      { "'-1' is not a count; see --help", "--cpus=-1" },
+      { "unknown option '--moed'\nDid you mean '--mode'?; see --help", "--moed", "real" },
+      { "too many arguments; see --help", "a", "b" },
+      { "--cpus: code of 16 bits has one; see --help", "--cpus", "2" },
+      { "--append: flat has no command line; see --help", "--append", "quiet" },
+    } do
+      it(table.concat(case, " ", 2), function() refuses(2, table.unpack(case)) end)
+    end
+
+    it("what the image has no use for", function()
+      local sector = image("sector", images.sector "\xf4")
+      refuses(2, "--at: the image says itself where it is loaded; see --help", "--at=64K", sector)
+      refuses(2, "--initrd: sector has no place for it; see --help", "--initrd", sector, sector)
+      refuses(2, "--bios: there is an image to boot, and no --disk; see --help", "--bios", sector,
+        sector)
+    end)
+  end)
+
+  describe("refuses, with status 1,", function()
+    it("files that are not there, not files, empty, or without an end", function()
+      refuses(1, directory .. "/missing: No such file or directory", directory .. "/missing")
+      refuses(1, directory .. ": Is a directory", directory)
+      local empty = image("empty", "")
+      refuses(1, empty .. ": the file is empty", empty)
+      refuses(1, "/dev/zero: does not fit in the 0x100000 bytes of memory", "--memory", "1M",
+        "/dev/zero")
+    end)
+
+    it("images with a wrong field", function()
+      local path = image("kernel", images.patch(images.elf { code = "\xf4" }, 18, "<I2", 0x28))
+      refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
+    end)
+
+    it("memory that is none", function()
+      refuses(1, "memory: 0x1388 is not a number of whole pages between 1 MiB and 256 GiB",
+        "--memory", "5000")
+    end)
+
+    it("firmware that is none", function()
+      local path = image("bios", "\xf4")
+      refuses(1, path .. ": size 0x1: is not a multiple of 0x10000 up to 0x1000000", "--bios", path)
+    end)
+
+    it("what the kernel refuses", function()
+      -- One descriptor is left: enough to open KVM, not for a VM.
+      local status, output, errors = support.run(([[
+        held = {}
+        repeat
+          local file = io.open("/dev/null")
+          held[#held + 1] = file
+        until not file
+        held[1]:close()
+        return assert(loadfile(%q))(...)
+      ]]):format(script), { shell = "ulimit -n 20" })
+      assert.equal("", output)
+      assert(errors:find("^boot.lua: KVM_CREATE_%u+: EMFILE: [^\n]+\n$"), errors)
+      assert.equal(1, status)
+    end)
+  end)
+
+  describe("leaves one screen for", function()
+    it("a triple fault", function()
+      dies({ "shutdown, a triple fault", "rax ", "cr0 ", "Likely cause" }, "--mode", "long",
+        image("ud2", "\x90\x0f\x0b"))
+    end)
+
+    it("an exception in real mode", function()
+      dies({ "INT 0x6 (#UD) has no handler; it returns to 0000:7c01" },
+        image("ud2", "\x90\x0f\x0b"))
+    end)
+
+    it("an exception in ring 3", function()
+      dies({ "invalid opcode at 0x100001 in ring 3" }, "--mode", "user",
+        image("ud2", "\x90\x0f\x0b"))
+    end)
+
+    it("a port that nobody answers", function()
+      dies({ "io_out at port 0x80 (1 byte: 0x41), which nobody answers" },
+        image("post", "\xb0\x41\xe6\x80\xf4"))
+    end)
+
+    it("an address without memory", function()
+      dies({ "mmio_write at 0xd0000000 (4 bytes: 0x0), which nobody answers" }, "--mode", "long",
+        image("mmio", "\xb8\x00\x00\x00\xd0\x89\x18\xf4")) -- mov %ebx, (%rax)
+    end)
+
+    it("a guest that spins, by Ctrl-C, with status 130", function()
+      local spin = image("spin", printing(".", "\xeb\xfe"))
+      local errors = directory .. "/errors"
+      -- The dot that the guest prints tells that it runs.
+      local pipe = io.popen(("sh -c 'echo $$; exec %s %s %s 2>%s' </dev/null"):format(
+        support.program(), script, spin, errors))
+      local pid = pipe:read("l")
+      assert.equal(".", pipe:read(1))
+      assert(os.execute("kill -INT " .. pid))
+      local _, how, status = pipe:close()
+      assert.same({ "exit", 130 }, { how, status })
+      contains("it was interrupted", read(errors))
+      contains("[eb] fe", read(errors))
+    end)
+  end)
+end)
