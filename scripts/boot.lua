@@ -57,6 +57,13 @@ local function to_count(text)
   return number
 end
 
+local MODES <const> = { real = true, protected = true, long = true, user = true }
+
+local function to_mode(text)
+  if MODES[text] then return text end
+  return nil, ("'%s' is none of real, protected, long, user"):format(text)
+end
+
 local function parse(args)
   local parser = argparse("ckvm-lua boot.lua", "Boots an image, or a small built-in one: Linux "
     .. "(bzImage, vmlinux), ELF, Multiboot, a disk's first sector, a PC's firmware, bare code.")
@@ -72,8 +79,8 @@ local function parse(args)
   parser:option("--console", "terminal, pty, or the file that output goes to")
     :argname "WHERE":default "terminal"
   parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
-  parser:option("--mode", "of bare code, which is not looked at as an image")
-    :choices { "real", "protected", "long", "user" }
+  parser:option("--mode", "of bare code, which is not looked at as an image: real, protected, long, "
+    .. "user"):argname "MODE":convert(to_mode)
   parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS":convert(to_size)
   parser:flag("--no-reboot", "a guest that resets itself has ended")
   parser:add_help(true)

@@ -4,6 +4,7 @@
 
 cache=${CKVM_LANES:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ckvm}
 
+# shellcheck disable=SC2154 # me: see above
 die() { printf '%s: %s\n' "$me" "$*" >&2; exit 125; }
 
 wants() # command, Debian's package

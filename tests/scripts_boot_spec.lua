@@ -191,8 +191,7 @@ describe("boot.lua", function()
 
   describe("refuses, with status 2,", function()
     for _, case in ipairs {
-      { "argument for option '--mode' must be one of 'real', 'protected', 'long', 'user'"
-        .. "; see --help", "--mode", "short" },
+      { "'short' is none of real, protected, long, user; see --help", "--mode", "short" },
       { "option '--mode' requires an argument; see --help", "--mode" },
       { "'12Q' is not a size, as 0x10000 or 64K; see --help", "--memory", "12Q" },
       { "'' is not a size, as 0x10000 or 64K; see --help", "--memory=" },
