@@ -290,6 +290,93 @@ describe("ckvm.x86:", function()
     end)
   end)
 
+  describe("gdt32, idt32 and tss32", function()
+    -- A guest whose tables are in place, and what `enter` takes.
+    local function protected(code)
+      local vm, vcpu = guest()
+      local tss = x86.tss32 { esp0 = 0x6000, ports = { 0x10 } }
+      local place = { base = 0x3000, limit = #tss - 1 }
+      local gdt, idt = x86.gdt32(place), x86.idt32 { [6] = 0x4000, [13] = 0x4008 }
+      for gpa, bytes in pairs {
+        [0x1000] = code, [0x2000] = gdt, [0x2800] = idt, [0x3000] = tss,
+        [0x4000] = "\xb0\6\xf4", [0x4008] = "\xb0\x0d\xf4", -- mov $vector, %al; hlt
+      } do
+        vm:write(gpa, bytes)
+      end
+      x86.enter(vcpu, "protected", { rip = 0x1000, rsp = 0x8000, tss = place,
+        gdt = { base = 0x2000, limit = #gdt - 1 }, idt = { base = 0x2800, limit = #idt - 1 } })
+      return vm, vcpu
+    end
+
+    it("lead exceptions of protected mode to their handlers", function()
+      local vm, vcpu = protected "\x0f\x0b" -- ud2
+      assert.equal("hlt", vcpu:run { timeout = 10 })
+      assert.equal(6, vcpu.regs.rax & 0xff)
+      local rip, cs = string.unpack("<I4I4", vm:read(0x8000 - 12, 8))
+      assert.same({ 0x1000, x86.selector.code32 }, { rip, cs })
+    end)
+
+    it("have segments that the guest can load, and a task", function()
+      -- mov $0x30, %ax; ltr %ax; mov $0x10, %ax; mov %ax, %ds; ljmp $0x08, $0x1014; hlt
+      local _, vcpu = protected("\x66\xb8\x30\0\x0f\0\xd8\x66\xb8\x10\0\x8e\xd8"
+        .. "\xea\x14\x10\0\0\x08\0\xf4")
+      assert.equal("hlt", vcpu:run { timeout = 10 })
+      assert.equal(0x1015, vcpu.regs.rip)
+      local sregs = vcpu.sregs
+      assert.same({ 8, 0x10, 0x30, 0x3000 },
+        { sregs.cs.selector, sregs.ds.selector, sregs.tr.selector, sregs.tr.base })
+    end)
+
+    -- Where the bitmap does not work, the CPU is an emulator that does not know a busy TSS: it is
+    -- at an end then, and all of its machine.
+    it("lead exceptions of ring 3 to the stack of ring 0", function()
+      if not ckvm.probe({ only = { "ring3.io_bitmap" } }).ring3.io_bitmap then
+        support.skip "a CPU that refuses a TSS that is busy"
+      end
+      local vm, vcpu = protected "\x0f\x0b"
+      local code = x86.segment("code", { selector = x86.selector.user_code32 })
+      local data = x86.segment("data", { selector = x86.selector.user_data })
+      vcpu:set_sregs { cs = code, ds = data, es = data, ss = data }
+      assert.equal("hlt", vcpu:run { timeout = 10 })
+      local rip, cs, _, esp, ss = string.unpack("<I4I4I4I4I4", vm:read(0x6000 - 20, 20))
+      assert.same({ 0x1000, 0x1b, 0x8000, 0x23 }, { rip, cs, esp, ss })
+    end)
+
+    it("are what the CPU's manual draws", function()
+      local gdt = x86.gdt32 { base = 0x12345678, limit = 0xabcde }
+      assert.equal(0x48, #gdt)
+      assert.equal("\xde\xbc\x78\x56\x34\x89\x0a\x12", gdt:sub(0x31, 0x38))
+      for name, expected in pairs {
+        code = 0x00cf9b000000ffff, code32 = 0x00cf9b000000ffff, data = 0x00cf93000000ffff,
+        user_code32 = 0x00cffb000000ffff, user_data = 0x00cff3000000ffff, user_code = 0,
+      } do
+        assert.equal(expected, (string.unpack("<I8", gdt, (x86.selector[name] & ~7) + 1)))
+      end
+      assert.equal(("\0"):rep(8) .. "\x78\x56\x40\0\0\xee\x34\x12",
+        x86.idt32({ [1] = 0x12345678 }, { [1] = 3 }))
+      local tss = x86.tss32 { esp0 = 0x1234, ports = { 1 } }
+      assert.equal(0x1234, (string.unpack("<I4", tss, 5)))
+      assert.equal(0x10, (string.unpack("<I4", tss, 9)))
+      assert.equal(104, (string.unpack("<I2", tss, 103)))
+      assert.equal("\xfd\xff", tss:sub(105))
+    end)
+
+    it("refuse what does not fit", function()
+      blames("limit: 0x100000 is not between 0 and 0xfffff", x86.gdt32,
+        { base = 0, limit = 0x100000 })
+      blames("base: 0x100000000 does not fit in 32 bits", x86.gdt32, { base = 1 << 32, limit = 0 })
+      blames("tss: table expected, got string", x86.gdt32, "tss")
+      blames("handler: 0x100000000 does not fit", x86.idt32, { [0] = 1 << 32 })
+      blames("vector: 256 is not between 0 and 255", x86.idt32, { [256] = 0 })
+      blames("handler: integer expected, got string", x86.idt32, { [0] = "0" })
+      blames("rings: 4 is not between 0 and 3", x86.idt32, { [0] = 0 }, { [0] = 4 })
+      blames("handlers: table expected, got nil", x86.idt32)
+      blames("esp0: 0xffffffffffffffff does not fit", x86.tss32, { esp0 = -1 })
+      blames("unknown field 'rsp0' of a TSS", x86.tss32, { rsp0 = 0 })
+      blames("ports: 65536 is not between", x86.tss32, { ports = { 0x10000 } })
+    end)
+  end)
+
   describe("enter", function()
     it("refuses what is not a mode", function()
       local _, vcpu = guest()
@@ -305,8 +392,7 @@ describe("ckvm.x86:", function()
       refuses("rip: integer expected, got string", x86.enter, vcpu, "real", { rip = "0" })
       refuses("rip: integer expected, got float", x86.enter, vcpu, "real", { rip = 0.5 })
       refuses("gdt: table expected, got integer", x86.enter, vcpu, "long", { rip = 0, gdt = 1 })
-      refuses("unknown option 'tss' of protected mode", x86.enter, vcpu, "protected",
-        { rip = 0, tss = {} })
+      refuses("unknown option 'tss' of real mode", x86.enter, vcpu, "real", { rip = 0, tss = {} })
       refuses("cr3: long mode needs page tables", x86.enter, vcpu, "user", { rip = 0 })
       refuses("rip: 0x10000 is beyond 0xffff", x86.enter, vcpu, "real", { rip = 0x10000 })
       refuses("cr3: long mode needs page tables", x86.enter, vcpu, "long", { rip = 0 })

@@ -14,7 +14,9 @@ local x86 = {}
 
 local RESERVED <const> = 2 -- the bit of rflags that is always set
 
-for _, part in ipairs { "bits", "cpuid", "pages", "segments", "topology", "user" } do
+for _, part in ipairs {
+  "bits", "cpuid", "pages", "segments", "segments32", "topology", "user",
+} do
   for name, value in pairs(require("ckvm.x86." .. part)) do x86[name] = value end
 end
 
@@ -73,7 +75,7 @@ end
 -- What `enter` takes beside rip, rsp and rflags.
 local OPTIONS <const> = {
   real = {},
-  protected = { gdt = "table", idt = "table" },
+  protected = { gdt = "table", idt = "table", tss = "table" },
   long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table", syscall = "integer",
     efer = "integer" },
 }
@@ -105,7 +107,8 @@ end
 --
 -- Beside real mode there is no IDT unless it is given, so that an exception is a triple fault, and
 -- the GDT (which a guest needs when it loads a segment) and TR stay what they were. `gdt`, `idt`
--- and `tss` are `{ base =, limit = }` of what the functions of these names have built. Exceptions
+-- and `tss` are `{ base =, limit = }` of what the functions of these names have built, in protected
+-- mode `gdt32`, `idt32` and `tss32`. Exceptions
 -- in ring 3 need `idt` and `tss`: `ckvm.x86.user_stubs` makes all that they take.
 -- @tparam vcpu vcpu that is to start there
 -- @tparam string mode `"real"`, `"protected"`, `"long"` or `"user"`
@@ -117,7 +120,7 @@ end
 -- @tparam[opt] table start.idt but for real mode
 -- @tparam[opt] integer start.cr3 address of the page tables, as `ckvm.x86.page_tables` and
 -- `ckvm.x86.identity_map` return it; for `"long"` and `"user"`, which need it
--- @tparam[opt] table start.tss for `"long"` and `"user"`
+-- @tparam[opt] table start.tss but for real mode
 -- @tparam[opt] integer start.syscall address of the handler that SYSCALL goes to, which is off
 -- without one; for `"long"` and `"user"`
 -- @tparam[opt=0] integer start.efer more bits of EFER, as `x86.efer.nxe` is; for `"long"` and

@@ -1,6 +1,7 @@
 -- Segments, and the tables of descriptors, gates and tasks, for ckvm.x86.
 
 local check = require "ckvm.x86.check"
+local vectors = require "ckvm.x86.vectors"
 
 local segments = {}
 
@@ -104,15 +105,6 @@ function segments.gdt(tss)
   return bytes
 end
 
--- The number that a list has for a vector, 0 if it has none.
-local function number_of(what, list, vector, most)
-  local number = list and list[vector] or 0
-  if math.type(number) ~= "integer" or number < 0 or number > most then
-    error(("%s: %s is not between 0 and %d"):format(what, tostring(number), most), 3)
-  end
-  return number
-end
-
 --- An IDT of long mode: interrupt gates to ring 0.
 -- @function ckvm.x86.idt
 -- @tparam table handlers addresses by vector; vectors without one are not present
@@ -125,43 +117,13 @@ end
 -- vm:write(0x2000, x86.idt { [13] = 0x1000 })
 function segments.idt(handlers, rings, stacks)
   check.argument("handlers", handlers, "table")
-  local gates, last = {}, -1
-  for vector, address in pairs(handlers) do
-    if math.type(vector) ~= "integer" or vector < 0 or vector > 255 then
-      error(("vector: %s is not between 0 and 255"):format(tostring(vector)), 2)
-    end
-    check.argument("handler", address, "integer")
-    last = math.max(last, vector)
-  end
-  for vector = 0, last do
-    local at, gate = handlers[vector], ("\0"):rep(16)
-    if at then
-      local kind = 0x8e | number_of("rings", rings, vector, 3) << 5
-      local stack = number_of("stacks", stacks, vector, STACKS)
-      gate = string.pack("<I2I2I1I1I2I4I4", at & 0xffff, selector.code, stack, kind,
-        at >> 16 & 0xffff, at >> 32 & 0xffffffff, 0)
-    end
-    table.insert(gates, gate)
-  end
-  return table.concat(gates)
-end
-
--- The bitmap of ports that ring 3 may not access, up to the last byte that has one it may.
-local function port_bitmap(ports)
-  local denied, count = {}, 0
-  for _, port in ipairs(ports) do
-    if math.type(port) ~= "integer" or port < 0 or port > 0xffff then
-      error(("ports: %s is not between 0 and 65535"):format(tostring(port)), 3)
-    end
-    count = math.max(count, port // 8 + 1)
-  end
-  for i = 1, count do denied[i] = 0xff end
-  for _, port in ipairs(ports) do
-    denied[port // 8 + 1] = denied[port // 8 + 1] & ~(1 << port % 8)
-  end
-  for i, byte in ipairs(denied) do denied[i] = string.char(byte) end
-  -- The CPU reads two bytes at a time: one more is to be there, all ones.
-  return table.concat(denied) .. "\xff"
+  local gates <const> = vectors.gates(handlers, ("\0"):rep(16), function(vector, at)
+    return string.pack("<I2I2I1I1I2I4I4", at & 0xffff, selector.code,
+      vectors.number("stacks", stacks, vector, STACKS),
+      0x8e | vectors.number("rings", rings, vector, 3) << 5, at >> 16 & 0xffff,
+      at >> 32 & 0xffffffff, 0)
+  end)
+  return gates -- not called in the return: errors count the callers
 end
 
 --- A TSS of long mode.
@@ -184,7 +146,7 @@ function segments.tss(fields)
   end
   return string.pack("<I4I8", 0, fields.rsp0 or 0) .. ("\0"):rep(24)
     .. string.pack("<I8I8I8I8I8I8I8", table.unpack(stacks)) .. ("\0"):rep(10)
-    .. string.pack("<I2", 104) .. port_bitmap(fields.ports or {})
+    .. string.pack("<I2", 104) .. vectors.port_bitmap(fields.ports or {})
 end
 
 return segments
