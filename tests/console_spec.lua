@@ -197,6 +197,42 @@ describe("ckvm.console", function()
     end)
   end)
 
+  describe("to standard input", function()
+    before_each(support.need_kvm)
+
+    -- How often a guest's run is left for that file, while it reads nothing for a while.
+    local function count_calls(file)
+      local stdin <const> = io.stdin
+      rawset(io, "stdin", file)
+      local con <close> = console.new()
+      rawset(io, "stdin", stdin)
+      local _, vm, vcpu = support.real_mode("\xeb\xfe") -- jmp .
+      local calls = 0
+      local counter = {}
+      function counter.watch(_, input, what, handler)
+        return vm:watch(input, what, function(...)
+          calls = calls + 1
+          handler(...)
+        end)
+      end
+      con:connect(counter, uart.new {})
+      assert.equal("timeout", (vcpu:run { timeout = 0.3 }))
+      return calls
+    end
+
+    it("leaves the guest once for the end, and no more", function()
+      local file <close> = io.open("/dev/null")
+      assert.equal(1, count_calls(file))
+    end)
+
+    it("leaves it no more while there is no room", function()
+      local file <close> = io.tmpfile()
+      file:write(("x"):rep(9999))
+      file:seek("set")
+      assert.equal(1, count_calls(file))
+    end)
+  end)
+
   -- A guest in a ckvm-lua of its own that prints "ready" and echoes.
   local SCRIPT <const> = [[
     local ckvm, console = require "ckvm", require "ckvm.console"
