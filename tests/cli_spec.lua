@@ -669,6 +669,12 @@ describe("ckvm-lua:", function()
         assert.equal("closed\ncollected", output)
       end)
 
+      it("ends at SIG" .. signal .. " also a script that catches all errors", function()
+        local status, _, output, how = interrupt(
+          ready .. "while true do pcall(function() while true do end end) end", signal)
+        assert.same({ 128 + number, "signal", "" }, { status, how, output })
+      end)
+
       it("leaves SIG" .. signal .. " ignored where it was", function()
         local status, output = shell("trap '' " .. signal .. "; " .. words("-e",
           "os.execute('kill -" .. signal .. " $PPID') print('on')"))

@@ -5,10 +5,13 @@
  */
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 
 #include "host.h"
+
+#define GRACE 2 /* seconds from SIGTERM or SIGHUP to the end in any case */
 
 /* What the signal handler needs. */
 static struct ckvm_lua *volatile binding;
@@ -52,11 +55,22 @@ static void set_handlers(void (*handler)(int))
 	set_unless_ignored(SIGHUP, handler);
 }
 
+/* The script has caught the error, or waits for another program. */
+static void end_late(int signal)
+{
+	(void)signal;
+	end_process(interrupted);
+}
+
 /* The first one stops the script; the next one ends the process. */
 static void stop_script(int signal)
 {
 	set_handlers(end_process);
 	interrupted = signal;
+	if (signal != SIGINT) {
+		set_handler(SIGALRM, end_late);
+		alarm(GRACE);
+	}
 	if (binding)
 		ckvm_lua_interrupt(binding);
 }
