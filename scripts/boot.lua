@@ -79,8 +79,8 @@ local function parse(args)
   parser:option("--console", "terminal, pty, or the file that output goes to")
     :argname "WHERE":default "terminal"
   parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
-  parser:option("--mode", "of bare code, which is not looked at as an image: real, protected, long, "
-    .. "user"):argname "MODE":convert(to_mode)
+  parser:option("--mode", "real, protected, long or user: the image is bare code for that")
+    :argname "MODE":convert(to_mode)
   parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS":convert(to_size)
   parser:flag("--no-reboot", "a guest that resets itself has ended")
   parser:add_help(true)
