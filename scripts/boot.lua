@@ -200,6 +200,7 @@ function makers.real(self)
   local options <const>, boots <const> = self.options, self.format ~= "flat"
   local devices = { debug_devices(self) }
   table.insert(devices, { port = SERIAL, count = 8, device = uart.new { write = self.write } })
+  if boots then table.insert(devices, pc.EMPTY_BUSES) end
   self.machine = machine_of(self, {
     code = not boots and self.image or nil, at = options.at, devices = devices,
   })

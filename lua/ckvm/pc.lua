@@ -40,6 +40,11 @@ local pc = {}
 -- @field ckvm.pc.ACPI
 pc.ACPI = { reset = 0xcf9, rtc = true, i8042 = true, uarts = { { port = 0x3f8, irq = 4 } } }
 
+--- The buses of a PC where no device is: for `devices` of any machine. What nobody answers is read
+-- as ones, and writes are lost.
+-- @field ckvm.pc.EMPTY_BUSES
+pc.EMPTY_BUSES = {}
+
 local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- as ckvm.machine has memory
 local SERIAL <const> = 0x3f8
 local LINE <const> = { keyboard = 1, serial = 4, power = 9, disk = 14 }
@@ -68,12 +73,9 @@ local function add(self, name, model, ranges)
   }, part))
 end
 
--- The buses where no device is.
-local nothing = {}
-
 local function ones() return -1 end
 
-function nothing.attach(_, vm)
+function pc.EMPTY_BUSES.attach(_, vm)
   vm:on("io_in", ones)
   vm:on("mmio_read", ones)
   vm:on("io_out", dev.ignore)
@@ -161,7 +163,7 @@ local function add_all(self, options)
   add(self, "pci", pci.new { reset_register = self.pm.reset_register },
     { { port = 0xcf8, count = 8 } })
   if options.disk then add_disk(self, options.disk) end
-  table.insert(self, nothing)
+  table.insert(self, pc.EMPTY_BUSES)
 end
 
 local function check(options)
