@@ -870,6 +870,16 @@ describe("INT 1Ah", function()
     assert((ticks(g) - first) % 0x1800b0 >= 2)
   end)
 
+  -- 7c00: mov 0x46c, %bx; 7c04: mov 0x46c, %ax; sub %bx, %ax; cmp $2, %ax; jb 7c04; hlt
+  local LOOK <const> = "\x8b\x1e\x6c\x04\xa1\x6c\x04\x29\xd8\x83\xf8\x02\x72\xf6\xf4"
+
+  it("goes on for a guest that calls nothing, unless it is not to", function()
+    assert.equal("hlt", run(LOOK).why)
+    local g = make { disk = disk.new(sector(LOOK)), ticks = false }
+    g.bios:boot(g.vcpu)
+    assert.equal("timeout", (g.vcpu:run { timeout = 0.3 }))
+  end)
+
   it("takes a number of ticks", function()
     local seconds = TIME
     local g = make { time = function() return seconds end }
@@ -994,13 +1004,17 @@ describe("ckvm.bios", function()
 
   it("has a stack at the end of a segment", function()
     local g = make()
-    for _, sp in ipairs { 0, 2, 4, 6, 0xffff, 1, 3, 5 } do
-      local regs = ask(g, 0x13, { rax = 0x0201, rdx = 0x81, rsp = sp, ss = 0x2000 })
-      if regs then assert.same({ 1, true }, { regs.ah, regs.carry }) end
+    for sp = 0, 6 do
+      local regs, why = ask(g, 0x13, { rax = 0x0201, rdx = 0x81, rsp = sp, ss = 0x2000 })
+      if sp % 2 == 0 then
+        assert.same({ 1, true }, { regs.ah, regs.carry })
+      else
+        assert(regs or why) -- a word that would wrap is an exception
+      end
     end
   end)
 
-  it("survives any call with any registers", function()
+  it("survives any call with any registers #slow", function()
     local seed = tonumber(os.getenv "CKVM_SEED") or os.time()
     print("CKVM_SEED=" .. seed)
     math.randomseed(seed)
@@ -1011,9 +1025,11 @@ describe("ckvm.bios", function()
     local function number()
       return random(3) == 1 and numbers[random(#numbers)] or random(0, 0xffff)
     end
-    local g = make { disk = disk.new(numbered("\xf4", 2100)), input = function() return "x" end }
-    local ends = {}
-    for i = 1, 300 do
+    local function fresh()
+      return make { disk = disk.new(numbered("\xf4", 2100)), input = function() return "x" end }
+    end
+    local g, ends = fresh(), {}
+    for i = 1, support.times(30000) do
       local ax = random(2) == 1 and number() or edd[random(#edd)] << 8 | random(0, 255)
       if random(2) == 1 then ax = random(0, 0x1a) << 8 | ax & 0xff end
       local regs = {
@@ -1031,7 +1047,8 @@ describe("ckvm.bios", function()
       ends[found and "hlt" or why] = true
       if g.vm:read_u32(vector * 4) ~= 0xf000e000 + 4 * vector
         or g.vm:read_u32(0xf0000 + 0xe000 + 4 * vector) & 0xffff0000 ~= 0xcfb10000 then
-        g.bios:boot(g.vcpu) -- it has written over it
+        g.vm:close()
+        g = fresh() -- it has written over what leads to the BIOS
       end
     end
     assert(ends.hlt)

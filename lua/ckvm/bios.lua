@@ -18,8 +18,8 @@
 -- `input` returns. Who waits sleeps in the host for 10 ms at most at a time, so that limits, kicks
 -- and what the VM watches are served meanwhile. INT 1Ah: ticks by `time`, and a clock,
 -- `ckvm.dev.rtc`, which a guest can set. INT 11h and 12h: equipment, memory below 640 KiB. INT 14h
--- and 17h have nothing. The ticks at 0x46c go on when a service is called, not by themselves: there
--- are no interrupts of devices.
+-- and 17h have nothing. There are no interrupts of devices: the ticks at 0x46c go on by themselves,
+-- but no hook is called, and HLT waits for nothing.
 -- @module ckvm.bios
 -- @usage
 -- local sector = "\xb8\x21\x0e\xcd\x10" -- mov $0x0e21, %ax; int $0x10: an exclamation mark
@@ -46,6 +46,7 @@ local system = require "ckvm.bios.system"
 local bios = {}
 
 local LEAST <const>, MOST <const> = 1 << 20, 4 << 30 -- bytes of memory
+local TICK <const> = 65536 / 1193182 -- seconds
 local INTERRUPTS_ON <const> = 0x202 -- as a boot sector finds RFLAGS
 
 local RESET <const> = {
@@ -100,7 +101,7 @@ end
 local OPTIONS <const> = {
   memory = "integer", above = "integer?", disk = "table?", output = "function?",
   input = "function?", time = "function?", rtc = "table?", note = "function?",
-  unhandled = "function?", reboot = "function?",
+  unhandled = "function?", reboot = "function?", ticks = "boolean?",
 }
 
 local function check_values(options)
@@ -116,6 +117,12 @@ local function reset(self)
   rom.write(self)
   screen.reset(self)
   clock.start(self)
+end
+
+-- Brings the ticks up to date while the guest runs, for one that only looks at them.
+local function tick(self)
+  clock.update(self)
+  self.vm:after(TICK, function() tick(self) end)
 end
 
 local function make(vm, options)
@@ -145,8 +152,10 @@ end
 -- @tparam[opt] fun(bytes:string) options.output called with what a terminal is to show
 -- @tparam[opt] fun():string|nil options.input called when the guest looks for a key and there is
 -- none: returns what is typed then, if anything
--- @tparam[opt] fun():number options.time called for the seconds since 1970, UTC, which is the
--- time of a host that is given none
+-- @tparam[opt] fun():number options.time called for the seconds since 1970, UTC; if left out, the
+-- host's clock tells them
+-- @tparam[opt=true] boolean options.ticks has the ticks at 0x46c go on while the guest runs;
+-- otherwise it is when a service is called
 -- @tparam[opt] table options.rtc the clock of INT 1Ah, as from `ckvm.dev.rtc`, if the guest has one
 -- at its ports
 -- @tparam[opt] fun(text:string) options.note called with what the guest has asked for and not got
@@ -155,7 +164,8 @@ end
 -- @tparam[opt] fun(vcpu:vcpu) options.reboot called for INT 19h and a jump to the reset vector,
 -- FFFF:0; otherwise the vCPU stops with "reboot"
 -- @treturn table the BIOS, with a field `rtc`
--- @raise a string for wrong options, and where there is no memory; what `vm:attach_io` raises
+-- @raise a string for wrong options, and where there is no memory; what `vm:attach_io` and
+-- `vm:after` raise
 -- @usage
 -- local vm = ckvm.open():create_vm()
 -- vm:add_memory { gpa = 0, size = 1 << 20 }
@@ -170,6 +180,7 @@ function bios.install(vm, options)
     vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu) trap(self, vcpu) end }
   end)
   reset(self)
+  if options.ticks ~= false then check.blame(function() tick(self) end) end
   return self
 end
 
