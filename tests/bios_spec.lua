@@ -255,6 +255,12 @@ describe("bios.install", function()
     blames("disk: closed", g.bios.boot, g.bios, g.vcpu)
   end)
 
+  it("goes with its VM", function()
+    local before = support.settled_fds()
+    for _ = 1, 3 do ask(make(), 0x10, { rax = 0x0e41 }) end
+    assert.equal(before, support.settled_fds())
+  end)
+
   it("raises what the script's functions raise", function()
     local g = make { output = function() error "no terminal" end }
     contains("no terminal", support.error_of(ask, g, 0x10, { rax = 0x0e41 }))

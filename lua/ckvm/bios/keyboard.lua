@@ -48,12 +48,15 @@ local function drop(vm)
   vm:write_u16(HEAD, next_place((pointers(vm))))
 end
 
--- What was typed goes on to where there is room.
+-- What was typed goes on to an empty buffer, as much as there is room for.
 local function feed(bios)
   local state <const> = bios.state
-  while state.keys ~= "" and put(bios.vm, (string.unpack("<I2", state.keys))) do
-    state.keys = state.keys:sub(3)
+  if state.keys == "" or peek(bios.vm) then return end
+  local at = 1
+  while at < #state.keys and put(bios.vm, (string.unpack("<I2", state.keys, at))) do
+    at = at + 2
   end
+  state.keys = state.keys:sub(at)
 end
 
 -- Types bytes, and wakes who waits for them.
