@@ -476,7 +476,12 @@ describe("INT 13h", function()
   end)
 
   it("has the upper bits of a cylinder in CL", function()
-    local g = make { disk = disk.new(("\0"):rep(300 * 16 * 63 * 512)) }
+    local path = os.tmpname()
+    local file = assert(io.open(path, "wb"))
+    file:seek("set", 300 * 16 * 63 * 512 - 1) -- a hole, which takes no room
+    file:write("\0"):close()
+    local g = make { disk = disk.open(path) }
+    os.remove(path)
     g.bios.disk:write(259 * 16 * 63, ("z"):rep(512))
     local regs = ask(g, 0x13, { rax = 0x0201, rcx = 3 << 8 | 1 << 6 | 1, rdx = 0x80, rbx = 0x8000 })
     assert.same({ 1, false }, { regs.rax, regs.carry })
@@ -990,11 +995,11 @@ describe("ckvm.bios", function()
     g.vm:write(START, "\xea\x40\xe0\x00\xf0") -- jmp $0xf000, $0xe040: what INT 10h leads to
     for _, vector in ipairs { 0x10, 0x13, 0x15, 0x16, 0x1a, 0x21 } do
       g.vm:write_u16(START + 1, 0xe000 + 4 * vector)
-      for _, sp in ipairs { 0, 2, 0xfffa, 0xffff } do
+      for _, sp in ipairs { 2, 0xfffa } do
         x86.enter(g.vcpu, "real", { rip = START, rsp = sp })
         g.vcpu:set_sregs { ss = { base = MEMORY + 0x1000, selector = 0 } }
         g.vcpu:set_regs { rax = 0x4f4f }
-        local why = g.vcpu:run { timeout = 20, exits = 50 }
+        local why = g.vcpu:run { timeout = 0.2, exits = 50 } -- it runs wild
         assert(type(why) == "string")
       end
     end
@@ -1044,6 +1049,7 @@ describe("ckvm.bios", function()
       }
       local vector = vectors[random(#vectors)]
       if random(2) == 1 then regs.rdx = regs.rdx & 0xff00 | 0x80 end
+      if vector == 0x10 then regs.rcx = regs.rcx & 0x1ff end -- long texts take long
       if vector == 0x15 and regs.rax >> 8 == 0x86 then regs.rcx, regs.rdx = 0, 1 end
       local done, found, why = pcall(ask, g, vector, regs)
       if not done then

@@ -124,16 +124,21 @@ function screen.peek(bios)
   return cell & 0xff, cell >> 8
 end
 
+-- For string.gsub, which has a meaning for "%": this character, and what it has captured.
+local function replacement(byte)
+  local character = string.char(byte)
+  return (character == "%" and "%%" or character) .. "%1"
+end
+
 -- Writes a character many times from the cursor on, which stays; the attributes stay unless one is
 -- given. It ends where the screen does.
 function screen.fill(bios, byte, count, attribute)
   local row, column = screen.cursor(bios)
   while count > 0 and row < ROWS do
     local part = math.min(count, COLUMNS - column)
-    for i = column, column + part - 1 do
-      bios.vm:write_u8(address(row, i), byte)
-      if attribute then bios.vm:write_u8(address(row, i) + 1, attribute) end
-    end
+    local cells = attribute and string.char(byte, attribute):rep(part)
+      or bios.vm:read(address(row, column), 2 * part):gsub(".(.)", replacement(byte))
+    bios.vm:write(address(row, column), cells)
     draw(bios, row, column, part)
     row, column, count = row + 1, 0, count - part
   end
