@@ -28,6 +28,11 @@ local GDT <const>, IDT <const>, TABLES <const>, HANDLER <const> = 0x2000, 0x3000
 local HLT <const>, UD2 <const> = "\xf4", "\x0f\x0b"
 local USER <const> = 0x400000              -- where ring 3 has its code, virtual
 
+-- Where the I/O bitmap of ring 3 does not work, the CPU is an emulator that does not know a task
+-- that is busy. It ends, with all of its machine, at an exception of ring 3 in protected mode, and
+-- where there is no task.
+local KNOWS_TASKS <const> = ckvm.probe({ only = { "ring3.io_bitmap" } }).ring3.io_bitmap
+
 local function pick(list) return list[random(#list)] end
 
 local function bytes(count)
@@ -126,10 +131,12 @@ local function system_registers(vcpu)
       segment[pick { "base", "base", "limit" }] = number() & 0xffffffff
     end,
     function()
-      local segment = sregs[pick { "cs", "ds", "ss", "tr" }]
+      local segment = sregs[pick { "cs", "ds", "ss", KNOWS_TASKS and "tr" or "es" }]
       segment[pick { "db", "l", "g", "present", "unusable", "avl" }] = random(0, 1)
       segment.type = random(4) == 1 and random(0, 15) or segment.type
-      segment.dpl = random(4) == 1 and random(0, 3) or segment.dpl
+      if KNOWS_TASKS or sregs.efer & x86.efer.lma ~= 0 then
+        segment.dpl = random(4) == 1 and random(0, 3) or segment.dpl
+      end
     end,
   }
   for _ = 1, random(2) do pick(changes)() end
@@ -172,8 +179,10 @@ function starts.real(vm)
 end
 
 function starts.protected(vm)
-  vm:write(GDT, x86.gdt())
-  return { GDT, 0x1000 }, { rip = CODE, rsp = CODE, gdt = { base = GDT, limit = 0x47 } }
+  vm:write(GDT, x86.gdt32())
+  vm:write(IDT, x86.idt32(handlers_of(31)))
+  return { GDT, 0x2000 }, { rip = CODE, rsp = CODE, gdt = { base = GDT, limit = 0x47 },
+    idt = KNOWS_TASKS and { base = IDT, limit = 0xff } or nil }
 end
 
 function starts.long(vm)
@@ -283,7 +292,7 @@ local function measure(kvm)
   end
   one.vm:close()
   table.sort(times)
-  return times[5] < BUDGET and BUDGET or times[5] * RUNS_IN_BUDGET
+  return times[5] < BUDGET / 4 and BUDGET or times[5] * RUNS_IN_BUDGET
 end
 
 -- Whatever state it is in, it can be looked at.
