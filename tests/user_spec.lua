@@ -218,6 +218,15 @@ describe("A system call", function()
     end
   end)
 
+  it("gives ring 3 no flags that are not its own, if it is none", function()
+    local vcpu, _, start = program "\xff\xe7" -- jmp *%rdi
+    vcpu:set_regs { rdi = start.syscall, rcx = CODE, r11 = 0x3fffff, rax = 9 }
+    local call = fault_of(vcpu)
+    assert.same({ "syscall", 9, CODE }, { call.name, call.number, call.rip })
+    assert.equal(0, call.rflags & (x86.rflags.iopl | IF | x86.rflags.vm | x86.rflags.vif))
+    assert.equal(TF | CF, call.rflags & (TF | CF))
+  end)
+
   it("can be made over and over", function()
     local vcpu, vm = program "\x0f\x05\xff\xc3\xeb\xfa" -- 1: syscall; inc %ebx; jmp 1b
     local count = 0

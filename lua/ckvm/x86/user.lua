@@ -133,7 +133,8 @@ end
 -- on.
 -- @function ckvm.x86.user_stubs
 -- @tparam vm vm the VM in whose memory it is made
--- @tparam integer gpa guest physical address, page-aligned, of 5 pages and the page tables
+-- @tparam integer gpa guest physical address, page-aligned, of 3 pages (5 where high ports are
+-- allowed) and the page tables
 -- @tparam[opt] table options
 -- @tparam[opt] table options.map a list of mappings, as `ckvm.x86.page_tables` takes it; the
 -- program sees those with `user = true`
@@ -158,7 +159,7 @@ function user.user_stubs(vm, gpa, options)
   check.argument("vm", vm, "ckvm VM")
   check.fields("options", options, OPTIONS)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 or gpa < 0 or gpa >> 46 ~= 0 then
-    error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
+    error(("gpa: %s is not a multiple of the page size below 1 << 46"):format(tostring(gpa)), 2)
   end
   local start, behind
   check.blame(function() start, behind = build(vm, gpa, options) end)
@@ -197,13 +198,19 @@ function fault_meta.__tostring(fault)
   return text .. (more[1] and ": " .. table.concat(more, ", ") or "")
 end
 
--- A system call, by what SYSCALL has left in the registers. A KVM that has stayed in ring 3 has the
--- host's interrupt flag in r11.
+-- The flags that ring 3 has for its own.
+local flag <const> = bits.rflags
+local OWN_FLAGS <const> = flag.cf | flag.pf | flag.af | flag.zf | flag.sf | flag.tf | flag.df
+  | flag.of | flag.nt | flag.rf | flag.ac | flag.id
+
+-- A system call, by what SYSCALL has left in the registers. From ring 3 there is no telling whether
+-- it was one: a KVM may have stayed there, with the host's interrupt flag in r11, or the program
+-- has jumped to the address, with anything in it.
 local function as_syscall(fault, regs)
-  local stayed <const> = fault.cs & 3 == 3
+  local jumped <const> = fault.cs & 3 == 3
   fault.name, fault.number = "syscall", regs.rax
   fault.rip = regs.rcx
-  fault.rflags = regs.r11 & ~(stayed and bits.rflags["if"] or 0)
+  fault.rflags = jumped and regs.r11 & OWN_FLAGS | 2 or regs.r11
   fault.cs, fault.ss = selector.user_code, selector.user_data
   fault.vector, fault.error = nil, nil
 end
