@@ -64,8 +64,8 @@ local function sleeping(con)
   return vm, vcpu
 end
 
--- Longer than any FIFO, and than what is read at once.
-local LONG <const> = ("0123456789abcdef~"):rep(300) .. "."
+-- Longer than any FIFO.
+local LONG <const> = ("0123456789abcdef~"):rep(40) .. "."
 
 describe("ckvm.console", function()
   it("refuses options that it does not know, and wrong ones", function()
@@ -213,9 +213,11 @@ describe("ckvm.console", function()
         return vm:watch(input, what, function(...)
           calls = calls + 1
           handler(...)
+          vcpu:stop()
         end)
       end
       con:connect(counter, uart.new {})
+      assert.equal("stopped", (vcpu:run(LIMITS)))
       assert.equal("timeout", (vcpu:run { timeout = 0.3 }))
       return calls
     end
@@ -267,7 +269,7 @@ describe("ckvm.console", function()
     -- What it prints, and how it ended, with that before the command and after it.
     local function run(before, after)
       local name = write_script(POLLING)
-      local pipe = io.popen(("exec 2>&1; %s timeout -k 5 20 %s %s %s"):format(before,
+      local pipe = io.popen(("exec 2>&1; %s timeout -k 5 90 %s %s %s"):format(before,
         support.quote(support.program()), name, after or ""))
       local output = pipe:read("a")
       assert.is_true(pipe:close())
@@ -280,8 +282,8 @@ describe("ckvm.console", function()
     end)
 
     it("hands on more than there is room for, and waits", function()
-      local text = ("x"):rep(9999) .. "."
-      assert.equal("ready\n" .. text .. "hlt \n", run("printf %s " .. text .. " |"))
+      local text = ("x"):rep(4200) .. "." -- than is read at once, too
+      assert.equal("ready\n" .. text .. "hlt \n", run("printf %s " .. text .. " | LIMIT=60"))
     end)
 
     it("goes on after the end of the input, and with none", function()
