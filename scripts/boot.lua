@@ -206,7 +206,7 @@ function makers.real(self)
   })
   local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
   self.bios = bios.install(vm, {
-    memory = math.min(options.memory, 3 << 30), output = self.write,
+    memory = math.min(options.memory, 3 << 30), output = self.write, timer = boots,
     disk = (boots or options.disk) and open_disk(options.disk, self.image) or nil,
     unhandled = function(_, text) vcpu:stop { text = text } end,
     reboot = stopper(self, "reset"),

@@ -74,6 +74,16 @@ local function ask(g, vector, regs)
   return found
 end
 
+-- A guest with a timer, that has hooked INT 1Ch to count in BX, and waits for two ticks.
+local HOOKED <const> =
+  "\xc7\x06\x70\x00\x1e\x7c"    -- movw $0x7c1e, (0x70): the offset
+  .. "\xc7\x06\x72\x00\x00\x00" -- movw $0, (0x72): the segment
+  .. "\x31\xdb\xfb"             -- xor %bx, %bx; sti
+  .. "\xf4\x83\xfb\x02"         -- again: hlt; cmp $2, %bx
+  .. "\x72\xfa"                 -- jb again
+  .. "\xa1\x6c\x04\xfa\xf4\x90\x90\x90\x90" -- mov (0x46c), %ax; cli; hlt
+  .. "\x43\xcf"                 -- the hook: inc %bx; iret
+
 -- Boot sectors -------------------------------------------------------------------
 
 describe("ckvm.bios", function()
@@ -889,6 +899,15 @@ describe("INT 1Ah", function()
     local g = make { disk = disk.new(sector(LOOK)), ticks = false }
     g.bios:boot(g.vcpu)
     assert.equal("timeout", (g.vcpu:run { timeout = 0.3 }))
+  end)
+
+  it("has ticks that wake a guest and call its hook, with a timer", function()
+    local g = run(HOOKED, { timer = true, disk = disk.new(sector(HOOKED)) })
+    assert.same({ "hlt", 2 }, { g.why, g.vcpu.regs.rbx })
+    assert.equal(g.vm:read_u16(0x46c), g.vcpu.regs.rax)
+    assert.equal(0x7c1a, g.vcpu.regs.rip)
+    g = run(HOOKED)
+    assert.same({ "hlt", 0, 0x7c10 }, { g.why, g.vcpu.regs.rbx, g.vcpu.regs.rip })
   end)
 
   it("takes a number of ticks", function()

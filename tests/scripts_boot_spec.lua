@@ -110,8 +110,9 @@ describe("boot.lua", function()
     end)
 
     it("the first sector of a disk, from a copy, and from --disk, which it writes", function()
-      -- mov $0x0301, %ax; mov $2, %cx; mov $0, %dh; mov $0x7c00, %bx; int $0x13: writes sector 2
-      local sector = images.sector("\xb8\x01\x03\xb9\x02\x00\xb6\x00\xbb\x00\x7c\xcd\x13\xf4")
+      -- mov $0x0301, %ax; mov $2, %cx; mov $0, %dh; mov $0x7c00, %bx; int $0x13: writes sector 2;
+      -- cli; hlt
+      local sector = images.sector("\xb8\x01\x03\xb9\x02\x00\xb6\x00\xbb\x00\x7c\xcd\x13\xfa\xf4")
       local bytes = sector .. ("\0"):rep(512 * 3)
       local path = image("disk.img", bytes)
       local status, _, errors = run(path)
@@ -122,9 +123,9 @@ describe("boot.lua", function()
     end)
 
     it("a disk that looks for devices which are not there", function()
-      -- in $0x61, %al; out %al, $0x80; mov $0x0e, %ah; mov $0x41, %al; int $0x10; hlt
+      -- in $0x61, %al; out %al, $0x80; mov $0x0e, %ah; mov $0x41, %al; int $0x10; cli; hlt
       local status, output = run(image("disk.img",
-        images.sector("\xe4\x61\xe6\x80\xb4\x0e\xb0\x41\xcd\x10\xf4")))
+        images.sector("\xe4\x61\xe6\x80\xb4\x0e\xb0\x41\xcd\x10\xfa\xf4")))
       assert.same({ 0, "A" }, { status, output })
     end)
 

@@ -19,7 +19,7 @@
 -- and what the VM watches are served meanwhile. INT 1Ah: ticks by `time`, and a clock,
 -- `ckvm.dev.rtc`, which a guest can set. INT 11h and 12h: equipment, memory below 640 KiB. INT 14h
 -- and 17h have nothing. There are no interrupts of devices: the ticks at 0x46c go on by themselves,
--- but no hook is called, and HLT waits for nothing.
+-- but no hook is called, unless there is a `timer` and the guest waits for it by HLT.
 -- @module ckvm.bios
 -- @usage
 -- local sector = "\xb8\x21\x0e\xcd\x10" -- mov $0x0e21, %ax; int $0x10: an exclamation mark
@@ -102,6 +102,7 @@ local OPTIONS <const> = {
   memory = "integer", above = "integer?", disk = "table?", output = "function?",
   input = "function?", time = "function?", rtc = "table?", note = "function?",
   unhandled = "function?", reboot = "function?", ticks = "boolean?",
+  timer = "boolean?",
 }
 
 local function check_values(options)
@@ -133,7 +134,7 @@ local function make(vm, options)
     disk = disk, drive = disk and (disk.floppy and 0 or 0x80),
     output = options.output or dev.ignore, input = options.input or dev.ignore,
     time = time, rtc = options.rtc or rtc.new { time = time },
-    note = options.note or dev.ignore,
+    note = options.note or dev.ignore, timer = options.timer,
     unhandled = options.unhandled or function(vcpu, text) vcpu:stop(text) end,
     reboot = options.reboot or function(vcpu) vcpu:stop "reboot" end,
     -- Signaled when keys are typed, and never; until when a vCPU waits.
@@ -156,6 +157,8 @@ end
 -- host's clock tells them
 -- @tparam[opt=true] boolean options.ticks has the ticks at 0x46c go on while the guest runs;
 -- otherwise it is when a service is called
+-- @tparam[opt=false] boolean options.timer has HLT with interrupts on last until the next tick,
+-- which is INT 8 and calls INT 1Ch; otherwise it ends the run. For VMs without an irqchip
 -- @tparam[opt] table options.rtc the clock of INT 1Ah, as from `ckvm.dev.rtc`, if the guest has one
 -- at its ports
 -- @tparam[opt] fun(text:string) options.note called with what the guest has asked for and not got
@@ -180,6 +183,7 @@ function bios.install(vm, options)
     vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu) trap(self, vcpu) end }
   end)
   reset(self)
+  if options.timer then vm:on("hlt", function(_, vcpu) return clock.sleep(self, vcpu) end) end
   if options.ticks ~= false then check.blame(function() tick(self) end) end
   return self
 end

@@ -3,6 +3,7 @@
 local clock, functions = {}, {}
 
 local A_DAY <const> = 0x1800b0 -- ticks, 18.2 a second
+local TIMER <const> = 8 -- its vector
 local TICKS <const>, MIDNIGHT <const> = 0x46c, 0x470
 
 -- Ticks --------------------------------------------------------------------------
@@ -20,6 +21,16 @@ function clock.update(bios)
   if now // A_DAY > state.day then bios.vm:write_u8(MIDNIGHT, 1) end
   state.day = now // A_DAY
   return now
+end
+
+-- Sleeps until the next tick, whose interrupt the vCPU then has; returns whether it waits for one.
+function clock.sleep(bios, vcpu)
+  if vcpu.exit.if_flag == 0 then return false end
+  local part <const> = bios.time() * A_DAY / 86400 % 1
+  bios.never:wait { timeout = (1 - part) * 86400 / A_DAY }
+  clock.update(bios)
+  vcpu:interrupt(TIMER)
+  return true
 end
 
 -- The day begins, as far as midnight counts.

@@ -6,7 +6,7 @@ local rom = {}
 local SEGMENT <const>, BASE <const> = 0xf000, 0xf0000
 
 -- Offsets in the segment; the last three are where programs expect them.
-local STUBS <const>, WAIT <const> = 0xe000, 0xe400
+local STUBS <const>, WAIT <const>, TIMER <const> = 0xe000, 0xe400, 0xe410
 local IRET <const>, RESET <const>, FLOPPY <const> = 0xff53, 0xfff0, 0xefc7
 
 rom.PORT = 0xb1 -- which a PC has nothing at
@@ -22,7 +22,8 @@ local WAITING <const> = { [0x16] = true }
 
 -- Vectors that programs hook and a BIOS calls, or that lead to a table.
 local HOOKS <const> = { 0x1b, 0x1c, 0x4a }
-local FLOPPY_VECTOR <const> = 0x1e
+local FLOPPY_VECTOR <const>, TIMER_VECTOR <const> = 0x1e, 8
+local TICK <const> = "\xcd\x1c\xcf" -- int $0x1c; iret
 
 -- What a floppy drive's controller is told: bytes for times, 512 bytes a sector, 18 of a track.
 local FLOPPY_PARAMETERS <const> = "\xaf\x02\x25\x02\x12\x1b\xff\x6c\xf6\x0f\x08"
@@ -57,11 +58,12 @@ end
 
 -- Vectors ----------------------------------------------------------------------
 
-local function vectors()
+local function vectors(bios)
   local list = {}
   for vector = 0, 255 do list[vector] = stub(vector) end
   for _, vector in ipairs(HOOKS) do list[vector] = IRET end
   list[FLOPPY_VECTOR] = FLOPPY
+  if bios.timer then list[TIMER_VECTOR] = TIMER end
   for vector = 0, 255 do list[vector] = string.pack("<I2I2", list[vector], SEGMENT) end
   return table.concat(list, "", 0, 255)
 end
@@ -103,10 +105,11 @@ end
 -- Puts all of it into the guest's memory, as after a reset.
 function rom.write(bios)
   local vm <const> = bios.vm
-  vm:write(0, vectors())
+  vm:write(0, vectors(bios))
   vm:write(DATA, data_area(bios))
   vm:write(BASE + STUBS, code())
   vm:write(BASE + WAIT, TRAP_ON)
+  vm:write(BASE + TIMER, TICK)
   vm:write(BASE + IRET, "\xcf")
   vm:write(BASE + FLOPPY, FLOPPY_PARAMETERS)
   vm:write(BASE + RESET, reset())
