@@ -1,5 +1,5 @@
 -- Debian's stock cloud kernel under scripts/boot.lua: to user space, a line typed at its console,
--- and off by ACPI. For KVMs that run a Linux, and where tests/linux has one.
+-- and off by ACPI. For KVMs that run a Linux, and where tests/images has one.
 
 local ckvm = require "ckvm"
 local support = require "support"
@@ -17,7 +17,8 @@ end
 
 -- The path of the kernel and of its first files, which are written there.
 local function kernel(initrd)
-  local pipe = io.popen(quote(top .. "tests/linux") .. " " .. quote(initrd) .. " 2>&1")
+  local pipe = io.popen(("%s --initrd %s linux 2>&1"):format(quote(top .. "tests/images"),
+    quote(initrd)))
   local text = pipe:read("a")
   if not pipe:close() then support.skip("no Linux: " .. text) end
   return text:match("([^\n]+)\n$")
