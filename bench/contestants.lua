@@ -106,6 +106,12 @@ function contestants.lua_mmio()
   return runner(vcpu)
 end
 
+-- A byte that is sent, as far as the device: what becomes of it is not its business.
+function contestants.lua_uart()
+  return port_runner(guests.out,
+    { count = 8, device = require("ckvm.dev.uart").new { write = function() end } })
+end
+
 -- Exits of both count.
 function contestants.lua_two_vcpus()
   local vm, vcpu = new_machine(ckvm.open(), guests.out)

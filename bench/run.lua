@@ -41,7 +41,7 @@ end
 local SLICES <const> = {
   { "plain_out", 200 }, { "callback", 200 }, { "hand_back", 200 }, { "lua_out", 200 },
   { "lua_coroutine", 200 }, { "lua_write", 200 }, { "plain_write", 200 },
-  { "plain_mmio", 200 }, { "lua_mmio", 200 },
+  { "plain_mmio", 200 }, { "lua_mmio", 200 }, { "lua_uart", 200 },
   { "plain_read", 100 }, { "lua_read", 100 }, { "plain_in", 200 }, { "lua_in", 200 },
   { "plain_unbatched", 200 }, { "plain_batched", 1000 }, { "lua_batched", 1000 },
   { "plain_create", 1 }, { "create", 1 }, { "lua_create", 1 },
@@ -58,6 +58,7 @@ local MATCHES <const> = {
   { "Lua: the same on an in", "lua_read", "plain_in", 1.6 },
   { "  beside C that does so, too (2nd KVM_RUN)", "lua_read", "plain_read" },
   { "Lua handler that yields, on an out", "lua_coroutine", "plain_out", 1.10 },
+  { "ckvm.dev.uart, a byte that the guest sends", "lua_uart", "plain_out" },
   { "Lua, batched outs, beside an exit each", "lua_batched", "plain_unbatched", 0.30 },
   { "  beside C that has them batched, too", "lua_batched", "plain_batched" },
   { "C: create, first exit, close", "create", "plain_create", 1.10 },
@@ -129,6 +130,49 @@ local function print_processes()
   end
   print_time("from start to end, minimum", 0, 4.7)
   print_time("from start to end, median", 0.5, 7)
+end
+
+-- What a kernel that prints a byte is, and ends by debug_exit: Multiboot, with address fields.
+local function write_kernel(path)
+  local code <const> = "\xba\xf8\x03\x00\x00\xb0\x21\xee\xb0\x00\xe6\xf4"
+    -- mov $0x3f8, %edx; mov $'!', %al; out %al, %dx; mov $0, %al; out %al, $0xf4
+  local file <close> = assert(io.open(path, "wb"))
+  file:write(string.pack("<I4I4i4", 0x1badb002, 1 << 16, -(0x1badb002 + (1 << 16))),
+    string.pack("<I4I4I4I4I4", 0x100000, 0x100000, 0, 0, 0x100020), code)
+end
+
+-- Seconds from the start of a command to the first byte that it prints.
+local function to_first_byte(command)
+  local since <const> = loops.now()
+  local pipe = io.popen("exec " .. command)
+  pipe:read(1)
+  local time <const> = loops.now() - since
+  pipe:read("a")
+  pipe:close()
+  return time
+end
+
+local function print_first_bytes()
+  local kernel <const> = os.tmpname()
+  write_kernel(kernel)
+  local commands <const> = {
+    { "plain C", "./bench/hello" },
+    { "scripts/hello.lua", "./ckvm-lua " .. HELLO },
+    { "boot.lua, a Multiboot kernel",
+      ("./ckvm-lua %s/../scripts/boot.lua %s </dev/null"):format(here, kernel) },
+  }
+  local times = { {}, {}, {} }
+  for round = 1, PROCESSES do
+    for i, entry in ipairs(commands) do times[i][round] = to_first_byte(entry[2]) end
+  end
+  os.remove(kernel)
+  heading(("From the start of a process, and of a shell, to the guest's first byte, %d times")
+    :format(PROCESSES), "", "", "median, ms", "ratio", "", "")
+  local plain <const> = rounds.median(times[1])
+  for i, entry in ipairs(commands) do
+    local time = rounds.median(times[i])
+    row(entry[1], "", ("%.2f"):format(time * 1e3), ("%.2f"):format(time / plain), "", "")
+  end
 end
 
 -- A command's output, or nil.
@@ -205,6 +249,7 @@ end
 print("ckvm " .. require("ckvm").version .. ", " .. os.date("%Y-%m-%d"))
 print_times()
 print_processes()
+print_first_bytes()
 print_resident()
 print_counts()
 print_vcpus()

@@ -15,17 +15,18 @@ local HIGH <const> = 0x100000
 local OTHER_LOADER <const> = 0xff -- a loader without a number of its own
 local CODE <const> = 0x10 -- __BOOT_CS; __BOOT_DS is the next
 
--- The setup header: where each field is, and which protocol brought it.
+-- The setup header: where each field is; of those that all protocols here do not have, which one
+-- brought it, and what holds before that.
 local HEADER <const>, HEADER_END <const> = 0x1f1, 0x290
 local FIELDS <const> = {
-  setup_sects = { 0x1f1, "<I1", 0x200 }, version = { 0x206, "<I2", 0x200 },
-  loadflags = { 0x211, "<I1", 0x200 }, initrd_addr_max = { 0x22c, "<I4", 0x203 },
-  cmdline_size = { 0x238, "<I4", 0x206 }, pref_address = { 0x258, "<I8", 0x20a },
-  init_size = { 0x260, "<I4", 0x20a }, xloadflags = { 0x236, "<I2", 0x20c },
-}
-local DEFAULTS <const> = {
-  initrd_addr_max = 0x37ffffff, cmdline_size = 255, pref_address = HIGH, init_size = 0,
-  xloadflags = 0,
+  { "setup_sects", 0x1f1, "<I1" },
+  { "version", 0x206, "<I2" },
+  { "loadflags", 0x211, "<I1" },
+  { "initrd_addr_max", 0x22c, "<I4", 0x203, 0x37ffffff },
+  { "cmdline_size", 0x238, "<I4", 0x206, 255 },
+  { "pref_address", 0x258, "<I8", 0x20a, HIGH },
+  { "init_size", 0x260, "<I4", 0x20a, 0 },
+  { "xloadflags", 0x236, "<I2", 0x20c, 0 },
 }
 
 -- struct boot_params: where things are that the loader says.
@@ -42,13 +43,13 @@ end
 -- The header's fields, and `start`, the offset of the kernel behind the real-mode code.
 local function read_header(image)
   local header = {}
-  for name, field in pairs(FIELDS) do
-    local at, format, since = table.unpack(field)
-    if name == "version" or since <= OLDEST then header[name] = image:unpack(format, at, name) end
-  end
-  for name, default in pairs(DEFAULTS) do
-    local at, format, since = table.unpack(FIELDS[name])
-    header[name] = header.version >= since and image:unpack(format, at, name) or default
+  for _, field in ipairs(FIELDS) do
+    local name, at, format, since, default = table.unpack(field)
+    if not since or header.version >= since then
+      header[name] = image:unpack(format, at, name)
+    else
+      header[name] = default
+    end
   end
   header.start = (header.setup_sects == 0 and 5 or header.setup_sects + 1) * SECTOR
   return header
