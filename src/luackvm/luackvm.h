@@ -660,6 +660,8 @@ void luackvm_inherit_deadline(struct ckvm_lua *lua, struct ckvm_limits *limits);
 
 int luackvm_run_vm(lua_State *L);
 
+/* crew.c ------------------------------------------------------------------ */
+
 /* Ends the threads of the VM's box at index. */
 void luackvm_end_crew(lua_State *L, int vm);
 
