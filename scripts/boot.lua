@@ -17,7 +17,7 @@ local uart = require "ckvm.dev.uart"
 
 local SERIAL <const> = 0x3f8
 local LOOK <const> = 0.5 -- seconds: how often to look whether a guest sleeps for good
-local INTERRUPTS_ON <const> = 1 << 9 -- of rflags
+local MOST_KEYS <const> = 4096 -- bytes that the BIOS is given at once
 local OFF <const>, WRONG_USE <const>, DEAD <const>, INTERRUPTED <const> = 0, 2, 1, 130 -- status
 
 -- Of images that are Linux, unless told.
@@ -145,13 +145,14 @@ end
 
 -- Devices of `self`: the options, the console, and the machine when there is one.
 local function stopper(self, value)
-  return function(status) self.machine.vcpus[1]:stop(status or value) end
+  return function() self.machine.vcpus[1]:stop(value) end
 end
 
 -- For test programs: a console of one port, and a way out with a status.
 local function debug_devices(self)
   return { port = 0xe9, device = debugcon.new { write = self.write } },
-    { port = 0xf4, count = 4, device = debug_exit.new { exit = stopper(self) } }
+  local function exit(status) self.machine.vcpus[1]:stop(status) end
+    { port = 0xf4, count = 4, device = debug_exit.new { exit = exit } }
 end
 
 -- Of every machine here.
@@ -196,6 +197,17 @@ function makers.code(self)
 end
 
 -- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
+-- What is typed, for the BIOS: more when the guest has taken all but what its own buffer holds.
+local function keyboard_of(guest)
+  return {
+    room = function() return guest:save().keys == "" and MOST_KEYS or 0 end,
+    receive = function(_, bytes)
+      guest:type(bytes)
+      return #bytes
+    end,
+  }
+end
+
 function makers.real(self)
   local options <const>, boots <const> = self.options, self.format ~= "flat"
   local devices = { debug_devices(self) }
@@ -209,17 +221,12 @@ function makers.real(self)
     memory = math.min(options.memory, 3 << 30), output = self.write, timer = boots,
     disk = (boots or options.disk) and open_disk(options.disk, self.image) or nil,
     unhandled = function(_, text) vcpu:stop { text = text } end,
+    above = math.max(options.memory - (3 << 30), 0), input = self.ready,
     reboot = stopper(self, "reset"),
   })
   self.boots = boots
   if boots then self.bios:boot(vcpu) end
-  self.console:connect(vm, {
-    room = function() return 16 end,
-    receive = function(_, bytes)
-      self.bios:type(bytes)
-      return #bytes
-    end,
-  })
+  self.console:connect(vm, keyboard_of(self.bios))
 end
 
 local function reset(self)

@@ -32,6 +32,16 @@ local function image(name, bytes)
   return path
 end
 
+-- Runs an image with a file as standard input: what it prints, and how much of the file is left.
+local function typing(typed, path)
+  local pipe = io.popen(("{ timeout 60 %s %s %s 2>/dev/null; printf '|'; wc -c; } <%s"):format(
+    support.quote(support.program()), support.quote(script), support.quote(path),
+    support.quote(typed)))
+  local output, left = pipe:read("a"):match("^(.*)|(%d+)%s*$")
+  pipe:close()
+  return output, math.tointeger(left)
+end
+
 -- What boot.lua says in one line, with nothing printed by a guest.
 local function refuses(status, line, ...)
   expect(status, "", "boot.lua: " .. line .. "\n", ...)
@@ -121,6 +131,49 @@ describe("boot.lua", function()
       assert.equal(0, (run("--disk", path)))
       assert.equal(sector .. sector .. ("\0"):rep(512 * 2), read(path))
     end)
+    it("code that reads all that is typed, keys of several bytes too", function()
+      -- again: mov $0, %ah; int $0x16; mov %ah, %al; out %al, $0xe9; cmp $0x10, %al; jne again; hlt
+      local path = image("scan", "\xb4\x00\xcd\x16\x88\xe0\xe6\xe9\x3c\x10\x75\xf4\xf4")
+      local typed = image("typed", ("a"):rep(15) .. "\27[A" .. ("a"):rep(5000) .. "q")
+      assert.equal(("\x1e"):rep(15) .. "\x48" .. ("\x1e"):rep(5000) .. "\x10",
+        (typing(typed, path)))
+    end)
+
+    it("code that reads nothing of what is typed, of which most stays where it is", function()
+      -- mov $3, %bx; again: xor %cx, %cx; loop .; dec %bx; jnz again; hlt
+      local path = image("busy", "\xbb\x03\x00\x31\xc9\xe2\xfe\x4b\x75\xf9\xf4")
+      local typed = image("typed", ("a"):rep(1 << 20))
+      local output, left = typing(typed, path)
+      assert.equal("", output)
+      assert(left > (1 << 20) - (1 << 17), left)
+    end)
+
+    it("code that starts itself anew by INT 19h, and by a jump to FFFF:0", function()
+      -- Memory stays, where it counts: incb 0x600; cmpb $3, 0x600; je off; the new start;
+      -- off: mov $3, %al; out %al, $0xf4
+      for _, start in ipairs { "\xcd\x19\x90\x90\x90", "\xea\x00\x00\xff\xff" } do
+        local path = image("thrice", "\xfe\x06\x00\x06\x80\x3e\x00\x06\x03\x74\x05" .. start
+          .. "\xb0\x03\xe6\xf4")
+        expect(7, "", "", path)
+        local status, _, errors = run("--no-reboot", path)
+        assert.same({ 0, "reset" }, { status, errors:match("^boot.lua: (%l+)") })
+      end
+    end)
+
+    it("code that asks the BIOS for memory above 4 GiB", function()
+      -- The last area of E820h, to port 0xe9.
+      local code = "\x66\xb8\x20\xe8\x00\x00"      -- mov $0xe820, %eax
+        .. "\x66\xbb\x03\x00\x00\x00"              -- mov $3, %ebx
+        .. "\x66\xb9\x14\x00\x00\x00"              -- mov $20, %ecx
+        .. "\x66\xba\x50\x41\x4d\x53"              -- mov $0x534d4150, %edx
+        .. "\xbf\x00\x06\xcd\x15"                  -- mov $0x600, %di; int $0x15
+        .. "\xbe\x00\x06\xb9\x14\x00"              -- mov $0x600, %si; mov $20, %cx
+        .. "\xba\xe9\x00\xf3\x6e\xf4"              -- mov $0xe9, %dx; rep outsb; hlt
+      local status, output = run("--memory", "3148M", image("e820", code))
+      assert.equal(0, status)
+      assert.equal(("<i8i8I4"):pack(4 << 30, 76 << 20, 1), output)
+    end)
+
 
     it("a disk that looks for devices which are not there", function()
       -- in $0x61, %al; out %al, $0x80; mov $0x0e, %ah; mov $0x41, %al; int $0x10; cli; hlt
