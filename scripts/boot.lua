@@ -239,11 +239,14 @@ local function check(options, format)
   local is_code <const> = format == "flat"
   local kernel <const> = not is_code and format ~= "sector" and format ~= "bios"
   local function refuse(name, sense, why)
+  local real <const> = (options.mode or "real") == "real"
     if options[name] and not sense then
       quit(WRONG_USE, "--%s: %s; see --help", name, why)
     end
   end
-  refuse("mode", not options.bios, "firmware has its own")
+  refuse("mode", is_code, options.bios and "firmware has its own" or "a disk starts in real mode")
+  refuse("disk", real, "only code of real mode has one, by its BIOS")
+  refuse("disk", format ~= "sector" or not options.image, "the image is a disk itself")
   refuse("at", is_code, "the image says itself where it is loaded")
   refuse("append", kernel, ("%s has no command line"):format(format))
   refuse("initrd", kernel, ("%s has no place for it"):format(format))

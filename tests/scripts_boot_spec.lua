@@ -275,6 +275,10 @@ describe("boot.lua", function()
       refuses(2, "--bios: there is an image to boot, and no --disk; see --help", "--bios", sector,
         sector)
     end)
+      refuses(2, "--mode: a disk starts in real mode; see --help", "--mode=long", "--disk", sector)
+      refuses(2, "--disk: the image is a disk itself; see --help", "--disk", sector, sector)
+      refuses(2, "--disk: only code of real mode has one, by its BIOS; see --help", "--mode=long",
+        "--disk", sector, sector)
   end)
 
   describe("refuses, with status 1,", function()
