@@ -14,6 +14,7 @@ local machine = require "ckvm.machine"
 local pc = require "ckvm.pc"
 local report = require "ckvm.report"
 local uart = require "ckvm.dev.uart"
+local x86 = require "ckvm.x86"
 
 local SERIAL <const> = 0x3f8
 local LOOK <const> = 0.5 -- seconds: how often to look whether a guest sleeps for good
@@ -143,15 +144,15 @@ local function open_disk(path, image)
   return found or quit(DEAD, "%s", message)
 end
 
--- Devices of `self`: the options, the console, and the machine when there is one.
+-- What has the guest stop with this value: `self` has the machine when that is called.
 local function stopper(self, value)
   return function() self.machine.vcpus[1]:stop(value) end
 end
 
 -- For test programs: a console of one port, and a way out with a status.
 local function debug_devices(self)
-  return { port = 0xe9, device = debugcon.new { write = self.write } },
   local function exit(status) self.machine.vcpus[1]:stop(status) end
+  return { port = 0xe9, device = debugcon.new { write = self.write } },
     { port = 0xf4, count = 4, device = debug_exit.new { exit = exit } }
 end
 
@@ -196,7 +197,6 @@ function makers.code(self)
   self.console:connect(self.machine.vm, port)
 end
 
--- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
 -- What is typed, for the BIOS: more when the guest has taken all but what its own buffer holds.
 local function keyboard_of(guest)
   return {
@@ -208,6 +208,7 @@ local function keyboard_of(guest)
   }
 end
 
+-- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
 function makers.real(self)
   local options <const>, boots <const> = self.options, self.format ~= "flat"
   local devices = { debug_devices(self) }
@@ -220,8 +221,8 @@ function makers.real(self)
   self.bios = bios.install(vm, {
     memory = math.min(options.memory, 3 << 30), output = self.write, timer = boots,
     disk = (boots or options.disk) and open_disk(options.disk, self.image) or nil,
-    unhandled = function(_, text) vcpu:stop { text = text } end,
     above = math.max(options.memory - (3 << 30), 0), input = self.ready,
+    unhandled = function(_, text) vcpu:stop { text = text } end,
     reboot = stopper(self, "reset"),
   })
   self.boots = boots
@@ -238,8 +239,8 @@ end
 local function check(options, format)
   local is_code <const> = format == "flat"
   local kernel <const> = not is_code and format ~= "sector" and format ~= "bios"
-  local function refuse(name, sense, why)
   local real <const> = (options.mode or "real") == "real"
+  local function refuse(name, sense, why)
     if options[name] and not sense then
       quit(WRONG_USE, "--%s: %s; see --help", name, why)
     end
@@ -288,27 +289,16 @@ end
 local function sleeps_for_good(self)
   for _, vcpu in ipairs(self.machine.vcpus) do
     local state <const> = vcpu:get_mp_state()
-    if state == "runnable" or state == "halted" and vcpu.regs.rflags & INTERRUPTS_ON ~= 0 then
-      return false
-    end
+    local listens <const> = vcpu.regs.rflags & x86.rflags["if"] ~= 0
+    if state == "runnable" or state == "halted" and listens then return false end
   end
   return true
 end
 
--- Interrupted by Ctrl-C: where was it? Any other error goes on.
-local function run_once(self)
+local function run_on(self)
   local limits <const> = self.machine.irqchip and { timeout = LOOK } or nil
-  local result = table.pack(pcall(self.machine.run, self.machine, limits))
-  if result[1] then return table.unpack(result, 2, result.n) end
-  if type(result[2]) ~= "string" or not result[2]:find("interrupted!", 1, true) then
-    error(result[2], 0)
-  end
-  return "interrupted", self.machine.vcpus[1]
-end
-
-local function run(self)
   while true do
-    local why, vcpu, value = run_once(self)
+    local why, vcpu, value = self.machine:run(limits)
     if why == "stopped" and value == "reset" and not self.options.no_reboot then
       reset(self)
     elseif why == "timeout" and sleeps_for_good(self) then
@@ -317,6 +307,36 @@ local function run(self)
       return why, vcpu, value
     end
   end
+end
+
+local function is_interrupt(err)
+  return type(err) == "string" and err:find("interrupted!", 1, true) ~= nil
+end
+
+local POSITION <const> = "^[^\n]-%.lua:%d+: "
+
+-- What the kernel refuses, and messages without a line of code, are for who runs this; the rest is
+-- a mistake here, and has a traceback.
+local function traced(err)
+  if type(err) ~= "string" or is_interrupt(err) or not err:find(POSITION) then return err end
+  return { traceback = debug.traceback(err, 2) }
+end
+
+-- In one line.
+local function message_of(err)
+  if type(err) == "string" then return (err:gsub(POSITION, "")) end
+  return ("%s: %s: %s"):format(err.call, err.code, err.message)
+end
+
+-- Interrupted by Ctrl-C: where was it?
+local function run(self)
+  local result <const> = table.pack(xpcall(run_on, traced, self))
+  local done <const>, err <const> = result[1], result[2]
+  if done then return table.unpack(result, 2, result.n) end
+  if is_interrupt(err) then return "interrupted", self.machine.vcpus[1] end
+  self.console:close()
+  if type(err) == "table" and err.traceback then error(err.traceback, 0) end
+  quit(DEAD, "%s", message_of(err))
 end
 
 local function place(vcpu)
@@ -335,21 +355,15 @@ local function finish(self, why, vcpu, value)
   elseif value then
     say("%s", value.text or ("%s at 0x%x in ring 3"):format(value.name, value.rip))
   end
-  io.stderr:write(report.describe(self.machine.vm, vcpu, why))
+  io.stderr:write(report.describe(self.machine.vm, vcpu, why), "\n")
   os.exit(why == "interrupted" and INTERRUPTED or DEAD, true)
 end
 
--- What the kernel refuses and what is wrong with an image is one line; a mistake in this file has a
--- traceback.
 local function main(...)
   local options <const> = parse { ... }
   local built, self = pcall(build, options)
-  if not built and type(self) == "string" then
-    quit(DEAD, "%s", (self:gsub("^[^\n]-%.lua:%d+: ", "")))
-  elseif not built then
-    quit(DEAD, "%s: %s: %s", self.call, self.code, self.message)
-  end
-  finish(self, run(self))
+  if built then finish(self, run(self)) end
+  quit(is_interrupt(self) and INTERRUPTED or DEAD, "%s", message_of(self))
 end
 
 main(...)

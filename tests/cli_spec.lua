@@ -670,9 +670,10 @@ describe("ckvm-lua:", function()
       end)
 
       it("ends at SIG" .. signal .. " also a script that catches all errors", function()
-        local status, _, output, how = interrupt(
+        -- By the signal, or by an error that comes up between two calls of pcall.
+        local status, _, output = interrupt(
           ready .. "while true do pcall(function() while true do end end) end", signal)
-        assert.same({ 128 + number, "signal", "" }, { status, how, output })
+        assert.same({ 128 + number, "" }, { status, output })
       end)
 
       it("leaves SIG" .. signal .. " ignored where it was", function()

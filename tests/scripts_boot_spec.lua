@@ -52,6 +52,7 @@ local function dies(parts, ...)
   local status, _, errors = run(...)
   assert.equal(1, status)
   for _, part in ipairs(parts) do contains(part, (errors:gsub("%s+", " "))) end
+  contains("\n", errors:sub(-1))
   local _, lines = errors:gsub("\n", "\n")
   assert(lines <= 25, errors)
 end
@@ -174,7 +175,6 @@ describe("boot.lua", function()
       assert.equal(("<i8i8I4"):pack(4 << 30, 76 << 20, 1), output)
     end)
 
-
     it("a disk that looks for devices which are not there", function()
       -- in $0x61, %al; out %al, $0x80; mov $0x0e, %ah; mov $0x41, %al; int $0x10; cli; hlt
       local status, output = run(image("disk.img",
@@ -274,11 +274,11 @@ describe("boot.lua", function()
       refuses(2, "--initrd: sector has no place for it; see --help", "--initrd", sector, sector)
       refuses(2, "--bios: there is an image to boot, and no --disk; see --help", "--bios", sector,
         sector)
-    end)
       refuses(2, "--mode: a disk starts in real mode; see --help", "--mode=long", "--disk", sector)
       refuses(2, "--disk: the image is a disk itself; see --help", "--disk", sector, sector)
       refuses(2, "--disk: only code of real mode has one, by its BIOS; see --help", "--mode=long",
         "--disk", sector, sector)
+    end)
   end)
 
   describe("refuses, with status 1,", function()
@@ -299,6 +299,13 @@ describe("boot.lua", function()
     it("memory that is none", function()
       refuses(1, "memory: 0x1388 is not a number of whole pages between 1 MiB and 256 GiB",
         "--memory", "5000")
+    end)
+
+    it("a console that takes no more", function()
+      for _, mode in ipairs { "real", "long" } do
+        refuses(1, "console: /dev/full: No space left on device", "--mode", mode, "--console",
+          "/dev/full")
+      end
     end)
 
     it("firmware that is none", function()
@@ -349,19 +356,29 @@ describe("boot.lua", function()
         image("mmio", "\xb8\x00\x00\x00\xd0\x89\x18\xf4")) -- mov %ebx, (%rax)
     end)
 
-    it("a guest that spins, by Ctrl-C, with status 130", function()
-      local spin = image("spin", printing(".", "\xeb\xfe"))
+    -- Runs an image, interrupts it when it prints, and returns what is printed on standard error.
+    local function interrupt(path)
       local errors = directory .. "/errors"
-      -- The dot that the guest prints tells that it runs.
       local pipe = io.popen(("sh -c 'echo $$; exec %s %s %s 2>%s' </dev/null"):format(
-        support.program(), script, spin, errors))
+        support.program(), script, path, errors))
       local pid = pipe:read("l")
       assert.equal(".", pipe:read(1))
       assert(os.execute("kill -INT " .. pid))
       local _, how, status = pipe:close()
       assert.same({ "exit", 130 }, { how, status })
-      contains("it was interrupted", read(errors))
-      contains("at 0000:7c", read(errors))
+      return read(errors)
+    end
+
+    it("a guest that spins, by Ctrl-C, with status 130", function()
+      local errors = interrupt(image("spin", printing(".", "\xeb\xfe")))
+      contains("it was interrupted", errors)
+      contains("at 0000:7c", errors)
+    end)
+
+    it("a guest that only resets itself, by Ctrl-C, with status 130", function()
+      -- Nearly all of its time is that of resets.
+      local path = image("again", printing(".", "\xcd\x19"))
+      for _ = 1, 5 do contains("it was interrupted", interrupt(path)) end
     end)
   end)
 end)
