@@ -5,7 +5,8 @@ local machine = require "ckvm.machine"
 local support = require "support"
 local x86 = require "ckvm.x86"
 
-local contains, error_of, LIMITS = support.contains, support.error_of, support.LIMITS
+local blames, contains, error_of = support.blames, support.contains, support.error_of
+local LIMITS <const> = support.LIMITS
 
 local OUT_HLT <const> = "\xb0\x2a\xe6\xe9\xf4" -- mov $42, %al; out %al, $0xe9; hlt
 
@@ -295,12 +296,65 @@ describe("A machine", function()
       contains("machine_spec", error_of(function() machine.new(config) end))
     end
     contains("from a table", error_of(machine.new))
-    contains("is beyond 0xffff", error_of(machine.new, { at = 0x10000 }))
+  end)
+
+  it("blames who has made it for what is wrong deeper down", function()
+    for message, config in pairs {
+      ["is beyond 0xffff"] = { at = 0x10000 },
+      ["kvm_regs: unknown field 'rxx'"] = { regs = { rxx = 1 } },
+      ["port: -1 is not between"] = { devices = { { port = -1 } } },
+      ["gpa: integer expected, got nil"] = { devices = { {} } },
+      ["devices: table expected as number 2, got integer"] = { devices = { port {}, 7 } },
+      ["trace: unknown kind 'smoke'"] = { trace = { kinds = "smoke" } },
+      ["trace: unknown option 'to'"] = { trace = { kinds = "io", to = print } },
+      ["unknown format 'zip'"] = { image = "\xf4", format = "zip" },
+      ["acpi: unknown option 'cpu'"] = { image = "\xf4", acpi = { cpu = 1 } },
+    } do
+      blames(message, machine.new, config)
+    end
+    local err = error_of(function() machine.new { devices = { port {}, port {} } } end)
+    assert.equal("EEXIST", err.code)
+    contains("machine_spec.lua:", err.where)
+  end)
+
+  it("leaves the errors of devices that attach themselves as they are", function()
+    local device = { attach = function() error("no such bus") end }
+    local line = debug.getinfo(device.attach, "S").linedefined
+    contains(("machine_spec.lua:%d: no such bus"):format(line),
+      error_of(machine.new, { devices = { device } }))
+  end)
+
+  it("has nothing open when it is closed, or when it cannot be made", function()
+    collectgarbage()
+    collectgarbage "stop"
+    local _ <close> = setmetatable({}, { __close = function() collectgarbage "restart" end })
+    local before = support.count_fds()
+    machine.new({ code = "\xf4", cpus = 2 }):close()
+    assert.equal(before, support.count_fds())
+    error_of(machine.new, { devices = { { port = -1 } } })
+    error_of(machine.new, { image = "\x7fELF" .. ("\0"):rep(100) })
+    error_of(machine.new, { cpus = 1 << 20 })
+    assert.equal(before, support.count_fds())
+  end)
+
+  it("blames who resets one that is closed, or that runs", function()
+    local m
+    m = machine.new { cpus = 2, mode = "long", code = OUT_HLT, devices = { {
+      port = 0xe9, write = function(_, _, _, vcpu)
+        blames("the VM is running", machine.reset, m)
+        vcpu:stop "seen"
+      end,
+    } } }
+    assert.same({ "stopped", "seen" }, { (m:run(LIMITS)), select(3, m:reset():run(LIMITS)) })
+    m:close()
+    blames("is closed", machine.reset, m)
   end)
 
   it("uses the system that it is given", function()
     local kvm <close> = ckvm.open { sync_regs = false }
     local m <close> = machine.new { kvm = kvm, code = "\xf4" }
     assert.equal("hlt", (m:run(LIMITS)))
+    m:close()
+    assert.equal(12, kvm:get_api_version())
   end)
 end)

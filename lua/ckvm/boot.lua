@@ -11,6 +11,7 @@
 -- assert(vcpu:run() == "hlt")
 local boot = {}
 
+local acpi = require "ckvm.acpi"
 local check = require "ckvm.x86.check"
 local image = require "ckvm.boot.image"
 local ram = require "ckvm.boot.ram"
@@ -134,6 +135,7 @@ function boot.load(vm, bytes, options)
   check.fields("options", options, OPTIONS)
   for _, module in ipairs(options.modules or {}) do check.fields("a module", module, MODULE) end
   check_values(options)
+  if options.acpi then check.blame(function() acpi.tables(options.acpi, 0) end) end
   local name = options.format or boot.detect(bytes)
   check_taken(name, options)
   local file = image.new(bytes, options.name or "image")

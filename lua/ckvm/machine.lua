@@ -10,8 +10,10 @@
 --   devices = { { port = 0xe9, write = function(_, value) print(value) end } },
 -- }
 -- assert(m:run { timeout = 10 } == "hlt")
+local blame = require("ckvm.x86.check").blame
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
+local dev = require "ckvm.dev"
 local state = require "ckvm.machine.state"
 local trace = require "ckvm.trace"
 local x86 = require "ckvm.x86"
@@ -63,6 +65,15 @@ local function check_image(config)
   end
 end
 
+local function check_devices(devices)
+  for i, device in ipairs(devices or {}) do
+    local kind <const> = math.type(device) or type(device)
+    if kind ~= "table" then
+      fail(4, "devices: table expected as number %d, got %s", i, kind)
+    end
+  end
+end
+
 local function acpi_of(options, cpus)
   local copy = { cpus = cpus }
   for key, value in pairs(options) do copy[key] = value end
@@ -73,6 +84,7 @@ local function check(config)
   if type(config) ~= "table" then fail(3, "a machine is made from a table") end
   check_keys(config)
   check_image(config)
+  check_devices(config.devices)
   local memory, cpus = config.memory or 16 << 20, config.cpus or 1
   local mode = config.mode or "real"
   if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long, user", mode) end
@@ -111,12 +123,13 @@ end
 
 -- What devices are attached to in the VM's place.
 local function trace_of(vm, options)
-  return trace.new { vm = vm, kinds = options.kinds, output = options.output }
+  local copy = dev.copy(options)
+  copy.vm = vm
+  return trace.new(copy)
 end
 
-local function attach(vm, device)
-  if device.attach then return device:attach(vm) end
-  return device.port and vm:attach_io(device) or vm:attach_mmio(device)
+local function attach(bus, device)
+  return device.port and bus:attach_io(device) or bus:attach_mmio(device)
 end
 
 -- What ring 3 takes, for each vCPU: all ports but that of the stubs, and the first 4 GiB mapped to
@@ -174,6 +187,33 @@ local function start_all(self)
   end
 end
 
+-- The VM with its memory and its vCPUs, which are not yet where they start.
+local function make(self, config)
+  self.opened = not config.kvm and ckvm.open() or nil
+  local kvm <const> = config.kvm or self.opened
+  local vm = kvm:create_vm()
+  self.vm, self.vcpus, self.stubs, self.bus = vm, {}, {}, vm
+  if self.irqchip then
+    vm:create_irqchip()
+    vm:create_pit2 { flags = 1 } -- with the speaker's port, 0x61, by which guests measure time
+  end
+  add_memory(vm, self.memory)
+  local cpuid <const> = kvm:get_supported_cpuid()
+  for id = 0, self.cpus - 1 do
+    self.vcpus[id + 1] = vm:create_vcpu(id)
+    set_cpuid(self.vcpus[id + 1], cpuid, self.cpus)
+  end
+  if self.mode == "user" then make_stubs(self) end
+  if config.trace then self.bus = trace_of(vm, config.trace) end
+end
+
+-- What closes a machine that an error has left half made.
+local function close_at_error(self)
+  return setmetatable({}, { __close = function(_, err)
+    if err ~= nil then machine.close(self) end
+  end })
+end
+
 --- Makes a machine, ready to run.
 --
 -- The first vCPU starts at the code, with clear registers and, but for real mode, flat segments and
@@ -209,28 +249,23 @@ end
 -- `ckvm.trace`
 -- @tparam[opt] kvm config.kvm the system; if left out, it is opened
 -- @treturn table the machine, with fields `vm` and `vcpus`
--- @raise what the calls raise that it makes; a string for a wrong table or image
+-- @raise what the calls raise that it makes, with all closed that was made; a string for a wrong
+-- table or image
 -- @usage
 -- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
 function machine.new(config)
   local self = check(config)
-  local kvm = config.kvm or ckvm.open()
-  local vm = kvm:create_vm()
-  self.vm, self.vcpus, self.stubs = vm, {}, {}
-  if self.irqchip then
-    vm:create_irqchip()
-    vm:create_pit2 { flags = 1 } -- with the speaker's port, 0x61, by which guests measure time
+  local _ <close> = close_at_error(self)
+  blame(function() make(self, config) end)
+  for _, device in ipairs(self.devices) do
+    if device.attach then
+      device:attach(self.bus)
+    else
+      blame(function() attach(self.bus, device) end)
+    end
   end
-  add_memory(vm, self.memory)
-  for id = 0, self.cpus - 1 do
-    self.vcpus[id + 1] = vm:create_vcpu(id)
-    set_cpuid(self.vcpus[id + 1], kvm:get_supported_cpuid(), self.cpus)
-  end
-  if self.mode == "user" then make_stubs(self) end
-  local bus <const> = config.trace and trace_of(vm, config.trace) or vm
-  for _, device in ipairs(self.devices) do attach(bus, device) end
-  self.new_state = state.save(self, kvm)
-  start_all(self)
+  self.new_state = state.save(self, config.kvm or self.opened)
+  blame(function() start_all(self) end)
   return setmetatable(self, meta)
 end
 
@@ -249,15 +284,18 @@ end
 -- `save` and `load` are as they were when they were attached. The rest of memory stays as it is.
 -- @tparam table self the machine
 -- @treturn table the machine
--- @raise what `vcpu:set_sregs` raises
+-- @raise what `vcpu:set_sregs` and the devices raise
 -- @usage
 -- local m = require("ckvm.machine").new { code = "\xf4" }
 -- m:run()
 -- m:reset():run()
 function machine.reset(self)
-  if #self.vcpus > 1 then forget_ends(self) end
-  state.restore(self, self.new_state)
-  start_all(self)
+  blame(function()
+    if #self.vcpus > 1 then forget_ends(self) end
+    state.restore(self, self.new_state)
+  end)
+  state.restore_devices(self, self.new_state)
+  blame(function() start_all(self) end)
   return self
 end
 
@@ -278,12 +316,15 @@ function machine.run(self, options)
   return why, self.vcpus[1], value
 end
 
---- Closes the VM, and with it all that the machine has.
+--- Closes the VM, and with it all that the machine has; a system that it was given stays open.
 -- @tparam table self the machine
 -- @raise only for misuse
 -- @usage
 -- require("ckvm.machine").new { code = "\xf4" }:close()
-function machine.close(self) self.vm:close() end
+function machine.close(self)
+  if self.vm then self.vm:close() end
+  if self.opened then self.opened:close() end
+end
 
 meta.__close = machine.close
 

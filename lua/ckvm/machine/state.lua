@@ -38,17 +38,6 @@ local function save_devices(devices)
   return saved
 end
 
-local function restore_devices(devices, saved)
-  for i, entry in ipairs(devices) do
-    local device = entry.device or entry
-    if device.reset then
-      device:reset()
-    elseif saved[i] then
-      device:load(saved[i])
-    end
-  end
-end
-
 -- Of a machine that has just been made: kvm, vm, vcpus, irqchip, devices.
 function state.save(machine, kvm)
   local saved = { vcpus = {}, chips = {} }
@@ -64,14 +53,24 @@ function state.save(machine, kvm)
   return saved
 end
 
--- Devices are last: they tell the interrupt controllers of their lines.
 function state.restore(machine, saved)
   for i, vcpu in ipairs(machine.vcpus) do restore_vcpu(vcpu, saved.vcpus[i]) end
   if machine.irqchip then
     for _, chip in ipairs(saved.chips) do machine.vm:set_irqchip(chip) end
     machine.vm:set_pit2(saved.pit)
   end
-  restore_devices(machine.devices, saved.devices)
+end
+
+-- To be called after restore: devices tell the interrupt controllers of their lines.
+function state.restore_devices(machine, saved)
+  for i, entry in ipairs(machine.devices) do
+    local device = entry.device or entry
+    if device.reset then
+      device:reset()
+    elseif saved.devices[i] then
+      device:load(saved.devices[i])
+    end
+  end
 end
 
 return state
