@@ -130,6 +130,7 @@ describe("ckvm.acpi", function()
     blames("acpi: gpa: 917505 is no multiple of 64", acpi.tables, {}, AT + 1)
     blames("acpi: port of a UART: nil is not between 0 and 65528", acpi.tables,
       { uarts = { { irq = 4 } } }, AT)
+    blames("acpi: uarts: table expected, got number", acpi.tables, { uarts = { 0x3f8 } }, AT)
     blames("acpi: irq of a UART: 16 is not between 0 and 15", acpi.tables,
       { uarts = { { port = 0x3f8, irq = 16 } } }, AT)
     blames("acpi: number of uarts: 10 is not between 0 and 9", acpi.tables,

@@ -152,6 +152,9 @@ local function check_values(options, gpa)
   check_range("reset", options.reset or 0, 0, 0xffff)
   check_range("number of uarts", #(options.uarts or {}), 0, MOST_UARTS)
   for _, uart in ipairs(options.uarts or {}) do
+    if type(uart) ~= "table" then
+      error(("acpi: uarts: table expected, got %s"):format(type(uart)), 3)
+    end
     check_range("port of a UART", uart.port, 0, 0xfff8)
     check_range("irq of a UART", uart.irq, 0, 15)
   end
