@@ -242,6 +242,9 @@ describe("bios.install", function()
     end
     blames("above: -1 is less than 0", install, vm, { memory = MEMORY, above = -1 })
     blames("no memory at 0x0", install, vm, { memory = MEMORY })
+    blames("disk: sectors: nil is no number from 1 on", install, vm, { memory = MEMORY, disk = {} })
+    blames("disk: heads: 0 is no number from 1 on", install, vm, { memory = MEMORY,
+      disk = { sectors = 9, cylinders = 1, heads = 0, sectors_per_track = 9 } })
   end)
 
   it("needs its port, and has one BIOS in a VM", function()
@@ -286,6 +289,8 @@ describe("bios.install", function()
     other.bios:load(state)
     assert.same(state, other.bios:save())
     blames("state: unknown key 'x'", other.bios.load, other.bios, { x = 1 })
+    state.keys = "odd"
+    blames("state: keys: 3 bytes, where each key has two", other.bios.load, other.bios, state)
   end)
 end)
 

@@ -105,12 +105,22 @@ local OPTIONS <const> = {
   timer = "boolean?",
 }
 
+local function check_disk(disk)
+  for _, name in ipairs { "sectors", "cylinders", "heads", "sectors_per_track" } do
+    local value <const> = disk[name]
+    if math.type(value) ~= "integer" or value < 1 then
+      error(("disk: %s: %s is no number from 1 on"):format(name, tostring(value)), 4)
+    end
+  end
+end
+
 local function check_values(options)
   if options.memory < LEAST or options.memory > MOST then
     error(("memory: 0x%x is not between 0x%x and 0x%x"):format(options.memory, LEAST, MOST), 3)
   elseif (options.above or 0) < 0 then
     error(("above: %d is less than 0"):format(options.above), 3)
   end
+  if options.disk then check_disk(options.disk) end
 end
 
 -- Puts memory back to what firmware leaves.
@@ -248,7 +258,11 @@ end
 --   require("ckvm.machine").new({ memory = 1 << 20 }).vm, { memory = 1 << 20 })
 -- bios:load(bios:save())
 function bios:load(state)
-  self.state = dev.restore(state, RESET)
+  local copy <const> = dev.restore(state, RESET)
+  if #copy.keys % 2 ~= 0 then
+    error(("state: keys: %d bytes, where each key has two"):format(#copy.keys), 2)
+  end
+  self.state = copy
 end
 
 return bios
