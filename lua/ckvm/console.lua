@@ -225,6 +225,9 @@ end
 -- assert(uart:read(0, 1) == 0x78)
 function console:connect(vm, device)
   if self.device then error("connect: this console has a device", 2) end
+  if type(vm) ~= "userdata" and type(vm) ~= "table" then
+    error("connect: vm: VM expected, got " .. type(vm), 2)
+  end
   if type(device) ~= "table" or not (device.receive and device.room) then
     error("connect: a device with receive and room expected", 2)
   end
@@ -251,6 +254,7 @@ end
 -- local con <close> = require("ckvm.console").new { to = "string" }
 -- local uart = require("ckvm.dev.uart").new { write = function(bytes) con:write(bytes) end }
 function console:write(bytes)
+  if type(bytes) ~= "string" then error("write: string expected, got " .. type(bytes), 2) end
   self.last = bytes:sub(-1)
   self.output(bytes)
 end
