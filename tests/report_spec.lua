@@ -231,6 +231,7 @@ describe("ckvm.report", function()
       fits(report.describe(m.vm, m.vcpus[1], why))
     end
     contains("it was interrupted", report.describe(m.vm, m.vcpus[1], "interrupted"))
+    support.blames("VM has no method or field 'get_regs'", report.describe, m.vm, m.vm, "hlt")
     contains("why: string expected, got nil",
       support.error_of(report.describe, m.vm, m.vcpus[1]))
   end)

@@ -6,6 +6,7 @@
 -- local why = vcpu:run { timeout = 1 }
 -- print(require("ckvm.report").describe(vm, vcpu, why))
 local cause = require "ckvm.report.cause"
+local check = require "ckvm.x86.check"
 local instruction = require "ckvm.report.instruction"
 local state_of = require "ckvm.report.state"
 local x86 = require "ckvm.x86"
@@ -247,8 +248,9 @@ end
 -- local why = vcpu:run { timeout = 1 }
 -- print(require("ckvm.report").describe(vm, vcpu, why))
 function report.describe(vm, vcpu, why)
-  if type(why) ~= "string" then error("why: string expected, got " .. type(why), 2) end
-  local state = state_of.read(vm, vcpu, why)
+  check.argument("why", why, "string")
+  local state
+  check.blame(function() state = state_of.read(vm, vcpu, why) end)
   local list = {}
   add_why(list, state)
   if not state.was_reset then
