@@ -183,6 +183,14 @@ describe("ckvm.trace", function()
     blames("unknown option 'pot'", bus.attach_io, bus, { pot = 1 })
     blames("port: integer expected, got nil", bus.attach_io, bus, {})
     blames("table expected", bus.attach_mmio, bus, 7)
+    blames("device: table expected, got number", bus.attach_io, bus, { port = 1, device = 3 })
+    blames("'device' and 'read' exclude one another", bus.attach_io, bus,
+      { port = 1, device = { read = print }, read = print })
+    blames("'value' and 'read' exclude one another", bus.attach_io, bus,
+      { port = 1, value = 1, read = print })
+    blames("'value' and 'device' exclude one another", bus.attach_io, bus,
+      { port = 1, value = 1, device = { read = print } })
+    blames("value: integer expected, got string", bus.attach_io, bus, { port = 1, value = "x" })
     blames("function expected", bus.on, bus, "hlt", 1)
     bus:attach_io { port = 1, read = print }:detach()
   end)

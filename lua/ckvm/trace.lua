@@ -145,11 +145,21 @@ local function handlers_of(options, first)
   return options.read, options.write
 end
 
+-- Whether what answers is one of what there can be: a device, a value, or functions.
+local function is_answered(options)
+  local device <const>, value <const>, read <const> = options.device, options.value, options.read
+  if device then
+    return (type(device) == "table" or type(device) == "userdata")
+      and not (value or read or options.write)
+  end
+  return not value or math.type(value) == "integer" and not read
+end
+
 -- The options of a range that is traced, in the place of these. What is wrong with them is for the
 -- VM to say.
 local function wrap(self, options, first, read_name, write_name)
   if type(options) ~= "table" or math.type(first) ~= "integer" or options.log
-    or not (self.exits[read_name] or self.exits[write_name]) then
+    or not (self.exits[read_name] or self.exits[write_name]) or not is_answered(options) then
     return options
   end
   local copy = dev.copy(options)
