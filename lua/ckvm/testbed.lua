@@ -19,6 +19,7 @@ local dev = require "ckvm.dev"
 local i8042 = require "ckvm.dev.i8042"
 local machine = require "ckvm.machine"
 local pm = require "ckvm.dev.pm"
+local port92 = require "ckvm.dev.port92"
 local ram = require "ckvm.dev.ram"
 local rtc = require "ckvm.dev.rtc"
 local test = require "ckvm.dev.test"
@@ -54,15 +55,6 @@ local function shutdown_port(off)
   end }
 end
 
--- Control port A: a reset, and address line 20, which KVM has on always.
-local function port_a(reset)
-  local a20 = 2
-  return { port = 0x92, read = function() return a20 end, write = function(_, value)
-    a20 = value & 2
-    if value & 1 ~= 0 then reset() end
-  end }
-end
-
 -- PM1a control of a PIIX4: with SLP_EN, sleep type 0 is off.
 local function power_port(off)
   return { port = 0xb004, count = 2, write = function(_, value)
@@ -91,7 +83,8 @@ local function devices(self, write)
     { port = 0x60, device = keyboard }, { port = 0x64, device = keyboard.command_port },
     { port = 0x70, count = 2, device = self.cmos },
     { port = 0xcf9, device = pm.new({ reset = reset }).reset_register },
-    port_a(reset), power_port(off), shutdown_port(off),
+    { port = 0x92, device = port92.new { reset = reset } },
+    power_port(off), shutdown_port(off),
   }
 end
 
