@@ -148,14 +148,10 @@ local WIDE <const> = {
 local NARROW <const> = {
   { "rax", "rbx", "rcx", "rdx", "rsi" }, { "rdi", "rbp", "rsp", "rip", "rflags" },
 }
-local FLAGS <const> = {
-  cf = 1 << 0, pf = 1 << 2, af = 1 << 4, zf = 1 << 6, sf = 1 << 7, tf = 1 << 8, ["if"] = 1 << 9,
-  df = 1 << 10, of = 1 << 11, nt = 1 << 14, rf = 1 << 16, vm = 1 << 17, ac = 1 << 18, id = 1 << 21,
-}
 
 local function register(state, name)
   local value = state.regs[name]
-  if name == "rflags" then return ("rflags %x %s"):format(value, bit_names(value, FLAGS)) end
+  if name == "rflags" then return ("rflags %x %s"):format(value, bit_names(value, x86.rflags)) end
   if state.bits == 64 then return ("%-3s %016x"):format(name, value) end
   return ("%s %08x"):format(name:gsub("^r", "e"), value & 0xffffffff)
 end

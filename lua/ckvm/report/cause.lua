@@ -7,8 +7,8 @@ local x86 = require "ckvm.x86"
 
 local cause = {}
 
-local IF <const> = 1 << 9
-local UD <const>, PF <const> = 6, 14
+local IF <const> = x86.rflags["if"]
+local UD <const>, PF <const> = x86.vector.ud, x86.vector.pf
 
 local function join(...)
   local list = {}

@@ -6,7 +6,6 @@ local x86 = require "ckvm.x86"
 local state = {}
 
 local PAGE <const> = 0x1000
-local VM86 <const> = 1 << 17 -- in rflags
 
 -- What a call returns, or nil.
 local function try(fn, ...)
@@ -32,7 +31,7 @@ local function mode_of(regs, sregs)
   local bits = has(sregs.efer, x86.efer.lma) and sregs.cs.l ~= 0 and 64
     or sregs.cs.db ~= 0 and 32 or 16
   if not has(sregs.cr0, x86.cr0.pe) then return "real mode", 16, 0 end
-  if has(regs.rflags, VM86) then return "virtual-8086 mode", 16, 3 end
+  if has(regs.rflags, x86.rflags.vm) then return "virtual-8086 mode", 16, 3 end
   if bits == 64 then return "long mode", 64, sregs.ss.dpl end
   if has(sregs.efer, x86.efer.lma) then return "compatibility mode", bits, sregs.ss.dpl end
   return ("%d-bit protected mode"):format(bits), bits, sregs.ss.dpl
