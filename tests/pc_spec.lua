@@ -63,6 +63,14 @@ describe("ckvm.pc", function()
     blames("fw_cfg: files: a: string expected", pc.new, { memory = MiB, files = { a = 1 } })
   end)
 
+  it("is for one machine", function()
+    support.need_kvm()
+    local devices = pc.new { memory = MiB }
+    local _ <close> = machine.new { memory = MiB, irqchip = true, devices = devices }
+    assert.equal("pc: these devices are in another machine", support.error_of(machine.new,
+      { memory = MiB, irqchip = true, devices = devices }))
+  end)
+
   it("has its devices by name, the disk only if there is one", function()
     local devices = pc.new { memory = MiB, disk = DISK }
     for _, name in ipairs { "keyboard", "port92", "rtc", "uart", "debugcon", "fw_cfg", "pm", "pci",

@@ -57,6 +57,9 @@ local part = {}
 part.__index = part
 
 function part:attach(vm)
+  if self.wiring.vm and self.wiring.vm ~= vm then
+    error("pc: these devices are in another machine", 0)
+  end
   self.wiring.vm = vm
   for _, range in ipairs(self.ranges) do vm:attach_io(range) end
   self.model:load(self.model:save()) -- which tells of its interrupt line
