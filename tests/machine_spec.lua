@@ -295,7 +295,7 @@ describe("A machine", function()
       contains(message, err)
       contains("machine_spec", error_of(function() machine.new(config) end))
     end
-    contains("from a table", error_of(machine.new))
+    blames("machine: table of options expected, got nil", machine.new)
   end)
 
   it("blames who has made it for what is wrong deeper down", function()

@@ -16,6 +16,8 @@
 -- assert(disk.sectors == 2880 and disk.heads == 2)
 -- assert(disk:write(1, ("x"):rep(512)))
 -- assert(disk:read(0, 2):sub(513) == ("x"):rep(512))
+local dev = require "ckvm.dev"
+
 local disk = {}
 local meta = { __index = disk }
 
@@ -97,14 +99,7 @@ end
 
 -- Making ---------------------------------------------------------------------------
 
-local function check_options(options)
-  for key, value in pairs(options or {}) do
-    if key ~= "readonly" then error(("disk: unknown option '%s'"):format(tostring(key)), 3) end
-    if type(value) ~= "boolean" then
-      error(("disk: readonly: boolean expected, got %s"):format(type(value)), 3)
-    end
-  end
-end
+local OPTIONS <const> = { readonly = "boolean?" }
 
 local function make(self)
   self.sectors = (self.size + SECTOR - 1) // SECTOR
@@ -140,7 +135,7 @@ function disk.open(path, options)
   if type(path) ~= "string" then
     error(("disk: path: string expected, got %s"):format(type(path)), 2)
   end
-  check_options(options)
+  dev.check("disk", options or {}, OPTIONS)
   local readonly = options and options.readonly or false
   local file, message = io.open(path, readonly and "rb" or "r+b")
   if not file then error(message, 2) end
@@ -167,7 +162,7 @@ function disk.new(bytes, options)
   if type(bytes) ~= "string" then
     error(("disk: bytes: string expected, got %s"):format(type(bytes)), 2)
   end
-  check_options(options)
+  dev.check("disk", options or {}, OPTIONS)
   if bytes == "" then error("disk: " .. EMPTY, 2) end
   return make { name = "disk", readonly = options and options.readonly or false, size = #bytes,
     bytes = bytes, written = {}, get = read_memory, put = write_memory }

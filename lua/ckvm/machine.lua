@@ -33,23 +33,15 @@ local STUBS_PORT <const> = 0xf0
 
 -- The table ------------------------------------------------------------------
 
-local KEYS <const> = {
-  memory = "integer", cpus = "integer", mode = "string", code = "string", at = "integer",
-  regs = "table", devices = "table", irqchip = "boolean", kvm = "userdata", image = "string",
-  name = "string", cmdline = "string", modules = "table", acpi = "table",
-  format = "string", trace = "table",
+local OPTIONS <const> = {
+  memory = "integer?", cpus = "integer?", mode = "string?", code = "string?", at = "integer?",
+  regs = "table?", devices = "table?", irqchip = "boolean?", kvm = "userdata?", image = "string?",
+  name = "string?", cmdline = "string?", modules = "table?", acpi = "table?",
+  format = "string?", trace = "table?",
 }
 local OF_IMAGES <const> = { "name", "cmdline", "modules", "acpi", "format" }
 
 local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
-
-local function check_keys(config)
-  for key, value in pairs(config) do
-    if not KEYS[key] then fail(4, "unknown option '%s' of a machine", tostring(key)) end
-    local kind = math.type(value) or type(value)
-    if kind ~= KEYS[key] then fail(4, "%s: %s expected, got %s", key, KEYS[key], kind) end
-  end
-end
 
 -- An image says itself where it starts, and in which mode.
 local function check_image(config)
@@ -75,14 +67,12 @@ local function check_devices(devices)
 end
 
 local function acpi_of(options, cpus)
-  local copy = { cpus = cpus }
-  for key, value in pairs(options) do copy[key] = value end
+  local copy = dev.copy(options)
+  copy.cpus = copy.cpus or cpus
   return copy
 end
 
 local function check(config)
-  if type(config) ~= "table" then fail(3, "a machine is made from a table") end
-  check_keys(config)
   check_image(config)
   check_devices(config.devices)
   local memory, cpus = config.memory or 16 << 20, config.cpus or 1
@@ -239,7 +229,7 @@ end
 -- @tparam[opt] table config.modules a list of `{ bytes =, cmdline = }`, for images that take
 -- modules
 -- @tparam[opt] table config.acpi what the image is to find as ACPI tables, as for
--- `ckvm.acpi.tables`; `cpus` is the machine's
+-- `ckvm.acpi.tables`; `cpus` is the machine's unless told
 -- @tparam[opt] table config.regs more registers than rip, values by name, as `vcpu:set_regs` takes
 -- them
 -- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
@@ -254,6 +244,7 @@ end
 -- @usage
 -- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
 function machine.new(config)
+  dev.check("machine", config, OPTIONS)
   local self = check(config)
   local _ <close> = close_at_error(self)
   blame(function() make(self, config) end)
