@@ -140,6 +140,20 @@ describe("ckvm.raw_terminal", function()
     assert.equal(before, settings(path))
   end)
 
+  it("knows a terminal by either of its sides, and from others", function()
+    local one, path, slave = cooked()
+    local other, other_path = cooked()
+    local before <const>, raw = settings(path), {}
+    for i, file in ipairs { one, slave, other } do raw[i] = ckvm.raw_terminal(file) end
+    raw[1]:close()
+    assert.not_equal(before, settings(path))
+    raw[2]:close()
+    assert.equal(before, settings(path))
+    assert.not_equal(before, settings(other_path))
+    raw[3]:close()
+    assert.equal(before, settings(other_path))
+  end)
+
   it("refuses what is no terminal", function()
     local file <close> = io.open("/dev/null")
     assert.equal("ENOTTY", error_of(ckvm.raw_terminal, file).code)

@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/stat.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -20,7 +20,7 @@ struct luackvm_terminal {
 	struct luackvm_terminal *next; /* that is raw, too */
 	int fd;
 	int pid; /* who made it raw: no child puts it back */
-	dev_t device;
+	unsigned int device;
 	struct termios saved;
 };
 
@@ -71,7 +71,7 @@ void ckvm_lua_restore_terminals(void)
 
 /* The list ---------------------------------------------------------------- */
 
-static struct luackvm_terminal *find_device(dev_t device)
+static struct luackvm_terminal *find_device(unsigned int device)
 {
 	struct luackvm_terminal *terminal = terminals;
 
@@ -111,9 +111,28 @@ static void unlink_terminal(struct luackvm_terminal *terminal)
 
 /* Making ------------------------------------------------------------------ */
 
+static sigset_t mask_at_fork;
+
+static void before_fork(void)
+{
+	sigset_t mask;
+
+	lock_list(&mask);
+	mask_at_fork = mask;
+}
+
+static void after_fork(void)
+{
+	sigset_t mask = mask_at_fork;
+
+	unlock_list(&mask);
+}
+
+/* A child does not wait for the list, which a thread had that it has not. */
 static void register_exit(void)
 {
 	atexit(ckvm_lua_restore_terminals);
+	pthread_atfork(before_fork, after_fork, after_fork);
 }
 
 /* Output stays as it is: the host prints lines. */
@@ -135,15 +154,16 @@ static int make_raw(int fd, const struct termios *saved)
 	return result ? -errno : 0;
 }
 
-/* What the terminal is, of which it has a descriptor. */
+/*
+ * What the terminal is, of which it has a descriptor. A pseudo-terminal has one
+ * device here by either side; the file's own number is the same for all first
+ * sides, and /dev/tty has another one than what it stands for.
+ */
 static int inspect(struct luackvm_terminal *terminal)
 {
-	struct stat status;
-
 	if (tcgetattr(terminal->fd, &terminal->saved) ||
-	    fstat(terminal->fd, &status))
+	    ioctl(terminal->fd, TIOCGDEV, &terminal->device))
 		return -errno;
-	terminal->device = status.st_rdev;
 	terminal->pid = getpid();
 	return 0;
 }
