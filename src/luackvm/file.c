@@ -33,6 +33,14 @@ int luackvm_file_fd(lua_State *L, int index, const char *name)
 
 #define MOST_BYTES 4096
 
+/* Of a descriptor that has nothing to read: whether it ever could have. */
+static int nothing_now(int fd)
+{
+	bool is_writer = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY;
+
+	return is_writer ? -EBADF : -EAGAIN;
+}
+
 /* At most `most` bytes; -EAGAIN if there is nothing, 0 at the end. */
 static ssize_t read_now(int fd, char *bytes, size_t most)
 {
@@ -43,7 +51,7 @@ static ssize_t read_now(int fd, char *bytes, size_t most)
 		count = poll(&pollfd, 1, 0);
 	while (count < 0 && errno == EINTR);
 	if (count <= 0)
-		return count < 0 ? -errno : -EAGAIN;
+		return count < 0 ? -errno : nothing_now(fd);
 	do
 		count = read(fd, bytes, most);
 	while (count < 0 && errno == EINTR);
@@ -60,7 +68,8 @@ static ssize_t read_now(int fd, char *bytes, size_t most)
  *  descriptor
  * @tparam[opt=4096] integer most how many bytes at most, 1 to 4096
  * @treturn string|nil the bytes, "" if there are none now; nil at the end
- * @raise `EBADF` if it is no descriptor, or not to be read; `EISDIR`, `EIO`
+ * @raise `EBADF` if it is no descriptor, or not to be read; `EISDIR`, `EIO`;
+ *  `EINVAL` for less than 8 bytes of an eventfd
  * @usage
  * local pipe <close> = io.popen "printf hello"
  * local text = ""
