@@ -353,7 +353,7 @@ local function finish(self, why, vcpu, value)
   if why == "hlt" or type(value) == "string" then
     quit(OFF, "%s %s", value or why, place(vcpu))
   elseif value then
-    say("%s", value.text or ("%s at 0x%x in ring 3"):format(value.name, value.rip))
+    say("%s", value.text or "in ring 3: " .. tostring(value))
   end
   io.stderr:write(report.describe(self.machine.vm, vcpu, why), "\n")
   os.exit(why == "interrupted" and INTERRUPTED or DEAD, true)

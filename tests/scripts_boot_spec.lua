@@ -55,6 +55,7 @@ local function dies(parts, ...)
   contains("\n", errors:sub(-1))
   local _, lines = errors:gsub("\n", "\n")
   assert(lines <= 25, errors)
+  return (errors:gsub("%s+", " "))
 end
 
 -- 16-bit code that sends text to the serial port, before `rest`.
@@ -332,8 +333,11 @@ describe("boot.lua", function()
 
   describe("leaves one screen for", function()
     it("a triple fault", function()
-      dies({ "shutdown, a triple fault", "rax ", "cr0 ", "Likely cause" }, "--mode", "long",
+      local screen = dies({ "shutdown, a triple fault", "Likely cause" }, "--mode", "long",
         image("ud2", "\x90\x0f\x0b"))
+      if screen:find("KVM resets a vCPU", 1, true) then return end -- with nothing left to show
+      contains("rax ", screen)
+      contains("cr0 ", screen)
     end)
 
     it("an exception in real mode", function()
@@ -342,8 +346,10 @@ describe("boot.lua", function()
     end)
 
     it("an exception in ring 3", function()
-      dies({ "invalid opcode at 0x100001 in ring 3" }, "--mode", "user",
+      dies({ "in ring 3: invalid opcode at rip 0x100001" }, "--mode", "user",
         image("ud2", "\x90\x0f\x0b"))
+      dies({ "in ring 3: page fault at rip 0x100000: address 0x0, error code 0x4" }, "--mode",
+        "user", image("null", "\x8a\x04\x25\0\0\0\0")) -- mov 0, %al
     end)
 
     it("a port that nobody answers", function()
