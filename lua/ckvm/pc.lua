@@ -2,10 +2,11 @@
 -- its memory, and the interrupt controllers and the timer of the kernel.
 --
 -- There are the keyboard at ports 0x60 and 0x64 (line 1), with A20 and reset at 0x92; the clock at
--- 0x70 (line 8), whose CMOS memory has the memory's size; the serial port at 0x3f8 (line 4); power
--- management at 0x600 (line 9), and its reset at 0xcf9; the PCI bus at 0xcf8, with its host bridge;
--- fw_cfg at 0x510, for firmware, and a console at 0x402, for what it says to those who debug it. If
--- there is a disk, it is at 0x1f0 and 0x3f6 (line 14), and its controller on the bus at 00:01.0.
+-- 0x70, which interrupts nobody and whose CMOS memory has the memory's size; the serial port at
+-- 0x3f8 (line 4); power management at 0x600 (line 9), and its reset at 0xcf9; the PCI bus at 0xcf8,
+-- with its host bridge; fw_cfg at 0x510, for firmware, and a console at 0x402, for what it says to
+-- those who debug it. If there is a disk, it is at 0x1f0 and 0x3f6 (line 14), and its controller on
+-- the bus at 00:01.0.
 --
 -- Where nothing is, the guest reads ones, as on the buses of a PC.
 --
