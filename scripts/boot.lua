@@ -344,6 +344,8 @@ local function place(vcpu)
   return ("at rip 0x%x after %d exit%s"):format(vcpu.regs.rip, exits, exits == 1 and "" or "s")
 end
 
+local CHOSEN <const> = { poweroff = true, reset = true, quit = true }
+
 -- Ends of a guest's own choice have a line, others a screen.
 local function finish(self, why, vcpu, value)
   local in_line <const> = self.console:in_line()
@@ -351,7 +353,7 @@ local function finish(self, why, vcpu, value)
   if math.type(value) == "integer" then os.exit(value & 0xff, true) end
   if in_line then io.stderr:write("\n") end
   if why == "hlt" or type(value) == "string" then
-    quit(OFF, "%s %s", value or why, place(vcpu))
+    quit((why == "hlt" or CHOSEN[value]) and OFF or DEAD, "%s %s", value or why, place(vcpu))
   elseif value then
     say("%s", value.text or "in ring 3: " .. tostring(value))
   end

@@ -292,6 +292,11 @@ describe("boot.lua", function()
         "/dev/zero")
     end)
 
+    it("disks that say that they cannot be booted", function()
+      local status, _, errors = run(image("disk", images.sector "\xcd\x18")) -- int $0x18
+      assert.same({ 1, "no bootable disk" }, { status, errors:match("^boot.lua: (.-) at rip 0x") })
+    end)
+
     it("images with a wrong field", function()
       local path = image("kernel", images.patch(images.elf { code = "\xf4" }, 18, "<I2", 0x28))
       refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
