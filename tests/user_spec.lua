@@ -10,10 +10,11 @@ local CODE <const>, END <const> = 0x400000, 0x402000 -- virtual: code, data and 
 local MAP <const> = { { va = CODE, gpa = 0, size = 0x2000, user = true } }
 local TABLES <const> = 0x4000
 local IF <const>, TF <const>, CF <const> = x86.rflags["if"], x86.rflags.tf, x86.rflags.cf
+local IOPL <const> = x86.rflags.iopl
 
--- A VM with a program that is about to run. Options: those of user_stubs.
-local function program(code, options)
-  local vm = ckvm.open():create_vm()
+-- A VM with a program that is about to run. Options: those of user_stubs. vm: one without memory.
+local function program(code, options, vm)
+  vm = vm or ckvm.open():create_vm()
   vm:add_memory { gpa = 0, size = 0x20000 }
   vm:write(0, code)
   options = options or {}
@@ -173,6 +174,19 @@ describe("x86.resume", function()
     assert.equal("general protection fault", fault_of(vcpu).name)
   end)
 
+  it("is not lost where an NMI comes first", function()
+    local vm = ckvm.open():create_vm()
+    vm:create_irqchip()
+    local vcpu = program("\x0f\x0b\x90\x0f\x0b", {}, vm) -- ud2; nop; ud2
+    local fault = fault_of(vcpu)
+    fault.rip = fault.rip + 2
+    x86.resume(vcpu, fault)
+    vcpu:nmi()
+    assert.equal("NMI", fault_of(vcpu).name)
+    fault = fault_of(vcpu)
+    assert.same({ "invalid opcode", CODE + 3, END }, { fault.name, fault.rip, fault.rsp })
+  end)
+
   it("refuses what is no fault, and a vCPU that has none", function()
     local vcpu = program "\x0f\x0b"
     local fault = { name = "x", rip = 0, cs = 0, rflags = 0, rsp = 0, ss = 0 }
@@ -225,6 +239,21 @@ describe("A system call", function()
     assert.same({ "syscall", 9, CODE }, { call.name, call.number, call.rip })
     assert.equal(0, call.rflags & (x86.rflags.iopl | IF | x86.rflags.vm | x86.rflags.vif))
     assert.equal(TF | CF, call.rflags & (TF | CF))
+  end)
+
+  it("has no flags but those that a program may change, also where it is none", function()
+    -- or $-1, %r11; lea 1f(%rip), %rcx; jmp *%rdi; 1: pushf; pop %rbx; ud2
+    local vcpu, _, start = program("\x49\x83\xcb\xff\x48\x8d\x0d\x02\0\0\0\xff\xe7\x9c\x5b"
+      .. "\x0f\x0b")
+    vcpu.regs.rdi = start.syscall
+    local call = fault_of(vcpu)
+    assert.same({ "syscall", CODE + 13 }, { call.name, call.rip })
+    assert.equal(CF | TF, call.rflags & (CF | IF | TF | IOPL))
+    assert.equal(0, call.rflags >> 22)
+    call.rflags = call.rflags & ~TF
+    x86.resume(vcpu, call)
+    assert.equal(CODE + 15, fault_of(vcpu).rip)
+    assert.equal(CF, vcpu.regs.rbx & (CF | TF | IOPL))
   end)
 
   it("can be made over and over", function()
@@ -310,11 +339,14 @@ describe("x86.user_stubs", function()
     blames("vm: VM expected, got nil", x86.user_stubs)
     blames("gpa: 1 is not a multiple of the page size", x86.user_stubs, vm, 1)
     blames("gpa: nil is not a multiple of the page size", x86.user_stubs, vm)
-    blames("gpa: -4096 is not", x86.user_stubs, vm, -4096)
+    blames("gpa: 0xfffffffffffff000 is not below 0x400000000000", x86.user_stubs, vm, -4096)
+    blames("gpa: 0x400000000000 is not below", x86.user_stubs, vm, 1 << 46)
     blames("unknown field 'port' of options", x86.user_stubs, vm, 0, { port = {} })
     blames("ports: 0xf0 is that of the stubs", x86.user_stubs, vm, 0, { ports = { 0xf0 } })
     blames("ports: 65536 is not between", x86.user_stubs, vm, 0, { ports = { 0x10000 } })
     blames("interrupts: 256 is not between", x86.user_stubs, vm, 0, { interrupts = { 256 } })
+    blames("interrupts: 14 has an error code, which INT 14 does not push", x86.user_stubs, vm, 0,
+      { interrupts = { 0x80, 14 } })
     blames("mapping: table expected, got number", x86.user_stubs, vm, 0, { map = { 5 } })
     blames("va: 1 is not a multiple", x86.user_stubs, vm, 0, { map = { { va = 1, size = 0 } } })
     blames("no memory at 0x20000", x86.user_stubs, vm, 0x1f000)

@@ -3,8 +3,9 @@
 -- All 256 vectors lead to stubs of ring 0, each an OUT and an IRETQ: at the OUT the host sees by
 -- rip which one it is, and finds on the stack what the IRETQ is going to take. SYSCALL goes to an
 -- address that only ring 0 may execute, where there is an UD2: a KVM that enters ring 0 runs into
--- #UD there, and one that stays in ring 3 into #PF at the same address. Each gate has a stack of
--- its own from the interrupt stack table, as ring 0 comes from SYSCALL with that of ring 3.
+-- #UD there, and one that stays in ring 3 into #PF at the same address. All gates have a stack from
+-- the interrupt stack table, as ring 0 comes from SYSCALL with that of ring 3. NMI and #MC, which
+-- may come while a stub has its frame on the stack, have one each.
 
 local bits = require "ckvm.x86.bits"
 local check = require "ckvm.x86.check"
@@ -15,9 +16,11 @@ local user = {}
 
 local PAGE <const> = 0x1000
 local VECTORS <const>, EXCEPTIONS <const>, STUB_SIZE <const> = 256, 32, 16
-local IDT <const>, GDT <const>, SYSCALL <const>, STACK <const>, TSS <const> = -- behind the stubs
-  0x1000, 0x2000, 0x2080, 0x2800, 0x2800
+local IDT <const>, GDT <const>, SYSCALL <const>, TSS <const> = -- behind the stubs
+  0x1000, 0x2000, 0x2080, 0x2800
+local STACKS <const> = { 0x2800, 0x2200, 0x2400 } -- the ends: of all others, of NMI, of #MC
 local UPPER <const> = 0xffff800000000000 -- what they are mapped at, with their address added
+local MOST_GPA <const> = 1 << 46
 local PORT <const> = 0xf0 -- which ring 3 may not use
 
 local OUT_PORT <const> = "\xe6" .. string.char(PORT) -- out %al, $PORT
@@ -64,9 +67,13 @@ local function gates(base, interrupts)
   for number = 0, VECTORS - 1 do
     handlers[number], stacks[number] = base + number * STUB_SIZE, 1
   end
+  stacks[vector.nmi], stacks[vector.mc] = 2, 3
   for _, number in ipairs(interrupts or {}) do
     if not handlers[number] then
       error(("interrupts: %s is not between 0 and 255"):format(tostring(number)), 0)
+    elseif HAS_CODE[number] then
+      error(("interrupts: %d has an error code, which INT %d does not push"):format(number,
+        number), 0)
     end
     rings[number] = 3
   end
@@ -77,7 +84,9 @@ local function task(base, ports)
   for _, port in ipairs(ports or {}) do
     if port == PORT then error(("ports: 0x%x is that of the stubs"):format(PORT), 0) end
   end
-  return segments.tss { rsp0 = base + STACK, ist = { base + STACK }, ports = ports }
+  local ist = {}
+  for i, stack in ipairs(STACKS) do ist[i] = base + stack end
+  return segments.tss { rsp0 = ist[1], ist = ist, ports = ports }
 end
 
 -- The mappings, with that of ring 0 behind them; and whether one of them needs EFER.NXE.
@@ -141,7 +150,7 @@ end
 -- @tparam[opt] table options.ports a list of those that the program may access, but 0xf0: each
 -- other one is a #GP
 -- @tparam[opt] table options.interrupts a list of vectors that it may raise by `INT n`, where the
--- KVM can do that: else that is a #GP, or a #UD
+-- KVM can do that: else that is a #GP, or a #UD. None of exceptions with an error code
 -- @treturn table what `ckvm.x86.enter` takes beside `rip` and `rsp`
 -- @treturn integer guest physical address behind it
 -- @raise a string where there is no memory for it, and for a program that could reach it
@@ -158,8 +167,10 @@ function user.user_stubs(vm, gpa, options)
   options = options or {}
   check.argument("vm", vm, "ckvm VM")
   check.fields("options", options, OPTIONS)
-  if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 or gpa < 0 or gpa >> 46 ~= 0 then
-    error(("gpa: %s is not a multiple of the page size below 1 << 46"):format(tostring(gpa)), 2)
+  if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
+    error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
+  elseif gpa < 0 or gpa >= MOST_GPA then
+    error(("gpa: 0x%x is not below 0x%x"):format(gpa, MOST_GPA), 2)
   end
   local start, behind
   check.blame(function() start, behind = build(vm, gpa, options) end)
@@ -198,19 +209,20 @@ function fault_meta.__tostring(fault)
   return text .. (more[1] and ": " .. table.concat(more, ", ") or "")
 end
 
--- The flags that ring 3 has for its own.
-local flag <const> = bits.rflags
-local OWN_FLAGS <const> = flag.cf | flag.pf | flag.af | flag.zf | flag.sf | flag.tf | flag.df
-  | flag.of | flag.nt | flag.rf | flag.ac | flag.id
+-- The flags that a program may change.
+local OWN <const> = bits.rflags.cf | bits.rflags.pf | bits.rflags.af | bits.rflags.zf
+  | bits.rflags.sf | bits.rflags.tf | bits.rflags.df | bits.rflags.of | bits.rflags.nt
+  | bits.rflags.rf | bits.rflags.ac | bits.rflags.id
 
--- A system call, by what SYSCALL has left in the registers. From ring 3 there is no telling whether
--- it was one: a KVM may have stayed there, with the host's interrupt flag in r11, or the program
--- has jumped to the address, with anything in it.
+-- A system call, by what SYSCALL has left in the registers. A KVM that has stayed in ring 3 has the
+-- host's interrupt flag in r11; and a program that jumps there has what it likes, which must not
+-- become its IOPL.
 local function as_syscall(fault, regs)
-  local jumped <const> = fault.cs & 3 == 3
+  local stayed <const> = fault.cs & 3 == 3
+  local from_r11 <const> = stayed and OWN or OWN | bits.rflags["if"]
   fault.name, fault.number = "syscall", regs.rax
   fault.rip = regs.rcx
-  fault.rflags = jumped and regs.r11 & OWN_FLAGS | 2 or regs.r11
+  fault.rflags = regs.r11 & from_r11 | fault.rflags & ~from_r11
   fault.cs, fault.ss = selector.user_code, selector.user_data
   fault.vector, fault.error = nil, nil
 end
@@ -224,7 +236,8 @@ end
 --
 -- Of a system call `rip` is where it returns to, `number` is rax, and there is no `vector`; on a
 -- KVM whose SYSCALL stays in ring 3 its flags have interrupts off. Where `cs` is of ring 0, the
--- stub itself could not do what `resume` had told it. `tostring` makes a line of the table.
+-- stub itself could not do what `resume` had told it, or an NMI or machine check has come while it
+-- was there, from which the next run goes back to it. `tostring` makes a line of the table.
 -- @function ckvm.x86.fault
 -- @tparam vcpu vcpu that has run with these stubs
 -- @treturn table|nil a fresh table; nil if it is in no stub
