@@ -96,6 +96,10 @@ describe("x86.cpuid_has", function()
     blames("list: table expected, got nil", x86.cpuid_has)
     blames("list[2]: this is no entry of CPUID", x86.cpuid_has, { entry(0), 5 }, "nx")
     blames("list[1]: this is no entry of CPUID", x86.cpuid_has, { {} }, "nx")
+    for _, wrong in ipairs { { eax = "1" }, { edx = 1 << 32 }, { ebx = -1 }, { index = 0.5 } } do
+      wrong["function"] = 0
+      blames("list[1]: this is no entry of CPUID", x86.cpuid_vendor, { wrong })
+    end
     blames("name: string expected, got integer", x86.cpuid_has, {}, 5)
   end)
 end)
@@ -117,8 +121,11 @@ describe("x86.cpuid_set", function()
     x86.cpuid_set(list, "arat", false)
     assert.same({
       entry(0, { eax = 7 }), entry(0x80000000, { eax = 0x80000021 }),
-      entry(7, { eax = 1 << 26 }, 1), entry(0x8000000a, { edx = 1 }),
+      entry(7, { eax = 1 << 26 }, 1), entry(7, { eax = 1 }, 0), entry(0x8000000a, { edx = 1 }),
     }, list)
+    x86.cpuid_set(list, "bhi_ctrl", true)
+    x86.cpuid_set(list, "sha512", true)
+    assert.equal(2, list[4].eax) -- subleaves
   end)
 
   it("refuses other arguments", function()
@@ -242,6 +249,8 @@ describe("x86.cpuid_topology", function()
     assert.is_false(x86.cpuid_has(list, "ht"))
     assert.same({ 0, 1 }, { find(list, 0xb, 1).eax, find(list, 0xb, 1).ebx })
     assert.equal(5, #list)
+    x86.cpuid_topology(list, { id = 0, threads = 4 })
+    assert.same({ 2, 1 }, { find(list, 0xb, 0).eax, find(list, 0xb, 0).ebx })
   end)
 
   it("has no leaf 0xb where leaf 0 ends before", function()
@@ -263,7 +272,11 @@ describe("x86.cpuid_topology", function()
     assert.equal(0x5555, find(list, 0x80000008).ecx)
 
     list = x86.cpuid_topology({ entry(0, AMD), entry(0x80000001), entry(0x8000001e),
-      entry(0x80000008, { ecx = 0xffff }) }, { id = 3, cpus = 4, threads = 2 })
+      entry(0x80000008, { ecx = 0xffff }), entry(0x8000001d, { eax = 0x3c121 }, 0),
+      entry(0x8000001d, { eax = 0x163 }, 3),
+    }, { id = 3, cpus = 4, threads = 2 })
+    assert.equal(1 << 14 | 0x121, find(list, 0x8000001d, 0).eax)
+    assert.equal(3 << 14 | 0x163, find(list, 0x8000001d, 3).eax)
     assert.equal(0x2f03, find(list, 0x80000008).ecx)
     local core = find(list, 0x8000001e)
     assert.same({ 3, 0x101, 0 }, { core.eax, core.ebx, core.ecx })

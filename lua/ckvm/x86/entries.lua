@@ -6,13 +6,22 @@ local entries = {}
 local SIGNIFICANT_INDEX <const> = 1 -- a flag: the entry is for one subleaf
 entries.REGISTERS = { "eax", "ebx", "ecx", "edx" }
 
+local function is_entry(entry)
+  if type(entry) ~= "table" or math.type(entry["function"]) ~= "integer" then return false end
+  for _, name in ipairs { "index", table.unpack(entries.REGISTERS) } do
+    local value = entry[name]
+    if value ~= nil and (math.type(value) ~= "integer" or value >> 32 ~= 0) then return false end
+  end
+  return true
+end
+
 -- Of a function's first argument.
 function entries.check(list)
   if type(list) ~= "table" then
     error(("list: table expected, got %s"):format(math.type(list) or type(list)), 3)
   end
   for i, entry in ipairs(list) do
-    if type(entry) ~= "table" or math.type(entry["function"]) ~= "integer" then
+    if not is_entry(entry) then
       error(("list[%d]: this is no entry of CPUID"):format(i), 3)
     end
   end
@@ -35,13 +44,18 @@ local function add(list, leaf, subleaf)
   return entry
 end
 
--- The entry, which is made if it is not there, within what the first leaf of its range tells to be
--- there.
+-- The entry's eax tells of a last leaf, or subleaf: up to that one at least.
+local function reach(entry, last) entry.eax = math.max(entry.eax or 0, last) end
+
+-- The entry, which is made if it is not there, within what the first leaf of its range, and of leaf
+-- 7 the first subleaf, tells to be there.
 function entries.need(list, leaf, subleaf)
   local entry = entries.find(list, leaf, subleaf) or add(list, leaf, subleaf)
   local first <const> = leaf & 0xffff0000
-  local range = entries.find(list, first) or add(list, first)
-  range.eax = math.max(range.eax or 0, leaf)
+  reach(entries.find(list, first) or add(list, first), leaf)
+  if leaf == 7 and subleaf > 0 then
+    reach(entries.find(list, leaf, 0) or add(list, leaf, 0), subleaf)
+  end
   return entry
 end
 

@@ -38,15 +38,18 @@ local function put_levels(list, leaf, whole)
   end
 end
 
--- Leaf 4: how many APIC ids share a cache, the last level all of them, and how many cores the
--- package has.
+-- Leaf 4, and AMD's 0x8000001d: how many APIC ids share a cache, the last level all of them; leaf 4
+-- also how many cores the package has.
 local function put_caches(list, whole)
   for _, entry in ipairs(list) do
-    if entry["function"] == 4 and (entry.eax or 0) & 0x1f ~= 0 then
+    local leaf <const> = entry["function"]
+    if (leaf == 4 or leaf == 0x8000001d) and (entry.eax or 0) & 0x1f ~= 0 then
       local level <const> = entry.eax >> 5 & 7
       local sharing = level >= 3 and whole.bits or whole.thread_bits
       put(entry, "eax", 14, 25, math.min(1 << sharing, 0x1000) - 1)
-      put(entry, "eax", 26, 31, math.min(1 << whole.bits - whole.thread_bits, 0x40) - 1)
+      if leaf == 4 then
+        put(entry, "eax", 26, 31, math.min(1 << whole.bits - whole.thread_bits, 0x40) - 1)
+      end
     end
   end
 end
@@ -76,15 +79,15 @@ local function check_options(options)
   elseif threads < 1 or threads > MOST_THREADS or threads & threads - 1 ~= 0 then
     fail("threads: %d is no power of 2 up to %d", threads, MOST_THREADS)
   end
-  return { id = id, cpus = cpus, threads = threads, thread_bits = width(threads),
+  return { id = id, cpus = cpus, threads = math.min(threads, cpus), thread_bits = width(threads),
     bits = math.max(width(cpus), width(threads)) }
 end
 
 --- Has a list of CPUID entries tell the number of a vCPU, and of how many in one package it is one.
 --
 -- The number is the APIC id, which KVM makes of the vCPU's. It stands in the leaves 1, 0xb, 0x1f
--- and 0x8000001e, how many there are also in 4 and 0x80000008; of these the ones from 4 on are
--- changed where they are there, or, for 0xb, within what leaf 0 says to be there.
+-- and 0x8000001e, how many there are also in 4, 0x80000008 and 0x8000001d; of these the ones from 4
+-- on are changed where they are there, or, for 0xb, within what leaf 0 says to be there.
 -- @function ckvm.x86.cpuid_topology
 -- @tparam table list as `kvm:get_supported_cpuid` returns it, which is changed
 -- @tparam table options
