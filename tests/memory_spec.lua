@@ -410,6 +410,11 @@ print(pcall(vm.add_memory, vm, { gpa = 0, size = 4096, file = %q }))]]):format(n
         local ram = vm:add_memory { gpa = 0, size = 2 << 20, hugepages = "2M", shared = shared }
         vm:fill(0, 2 << 20, 7)
         assert.equal(7, vm:read_u8((2 << 20) - 1))
+        vm:zap_memory(0, 2 << 20)
+        assert.equal(7, vm:read_u8((2 << 20) - 1))
+        for _, gpa in ipairs { 0, PAGE } do
+          assert.equal("EINVAL", error_of(vm.zap_memory, vm, gpa, PAGE).code)
+        end
         ram:close()
       end
       assert.equal(free, content("/proc/meminfo"):match("HugePages_Free:%s+(%d+)"))

@@ -46,6 +46,7 @@ struct ckvm__mapping {
 	bool may_shrink; /* an access to it may raise SIGBUS */
 	uint8_t *data;
 	uint64_t bytes;
+	uint64_t page_size;
 };
 
 struct ckvm_memory {

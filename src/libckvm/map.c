@@ -39,11 +39,17 @@ static int sealed_memfd(const struct ckvm_memory_config *config)
 	return fd;
 }
 
-static int check_hugepages(const struct ckvm_memory_config *config)
+/* The size of the pages, PAGE_SIZE if they are not huge. */
+static int find_page_size(const struct ckvm_memory_config *config,
+			  uint64_t *out)
 {
 	uint64_t size = config->hugepage_size;
 	struct statfs fs;
 	int fd;
+
+	*out = PAGE_SIZE;
+	if (!(config->flags & CKVM_MEMORY_HUGEPAGES))
+		return 0;
 
 	if (!size) {
 		fd = memfd_create("ckvm", MFD_CLOEXEC | MFD_HUGETLB);
@@ -54,6 +60,8 @@ static int check_hugepages(const struct ckvm_memory_config *config)
 	}
 	if (size & (size - 1) || (size && config->bytes % size))
 		return ckvm__fail("hugepages", -EINVAL);
+	if (size)
+		*out = size;
 	return 0;
 }
 
@@ -152,6 +160,7 @@ struct ckvm__mapping *ckvm__new_mapping(void *data, uint64_t bytes)
 	mapping->refs = 1;
 	mapping->data = data;
 	mapping->bytes = bytes;
+	mapping->page_size = PAGE_SIZE;
 	return mapping;
 }
 
@@ -163,8 +172,10 @@ static int create(const struct ckvm_memory_config *config,
 
 	if (!mapping)
 		return ckvm__fail("malloc", -ENOMEM);
-	error = is_guests(config) ? map_guests(config, &mapping->data)
-				  : map_own(config, &mapping->data);
+	error = find_page_size(config, &mapping->page_size);
+	if (!error)
+		error = is_guests(config) ? map_guests(config, &mapping->data)
+					  : map_own(config, &mapping->data);
 	if (error) {
 		free(mapping);
 		return error;
@@ -225,8 +236,6 @@ int ckvm__map(const struct ckvm_memory_config *config,
 	if (!error && config->memory)
 		return ckvm__share_mapping(config->memory, config->offset,
 					   config->bytes, out, data);
-	if (!error && config->flags & CKVM_MEMORY_HUGEPAGES)
-		error = check_hugepages(config);
 	if (!error)
 		error = create(config, out);
 	if (!error)

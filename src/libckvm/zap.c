@@ -28,6 +28,9 @@ static int zap(const struct ckvm_memory *memory, uint64_t offset,
 		return ckvm__fail("guest_memfd", -EINVAL);
 	if (!memory->mapping->owned)
 		return ckvm__fail("memory", -EINVAL);
+	/* Of a part of a huge page the kernel would say that it is done. */
+	if (((uintptr_t)data | bytes) & (memory->mapping->page_size - 1))
+		return ckvm__fail("hugepages", -EINVAL);
 	if (memory->mapping->shared)
 		return madvise(data, bytes, MADV_DONTNEED)
 			       ? ckvm__fail("madvise", -errno)
