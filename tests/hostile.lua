@@ -264,7 +264,9 @@ local function run(guest, mode)
   local clock, cpu = ckvm.now(), os.clock()
   local done, why = pcall(guest.vcpu.run, guest.vcpu, { timeout = budget })
   clock, cpu = ckvm.now() - clock, os.clock() - cpu
-  if not done then
+  if not done and type(why) == "string" and why:find("handler still running", 1, true) then
+    why = "handler" -- the CPU was someone else's until the deadline was over
+  elseif not done then
     check_refused(guest, why)
     why = why.call .. ":" .. why.code
   else
