@@ -475,6 +475,64 @@ static void comes_and_goes_while_the_guest_reads_it(void)
 	guest_close(&guest);
 }
 
+static void *zap_and_kick(void *opaque)
+{
+	struct guest *guest = opaque;
+
+	for (int i = 0; i < 300; i++)
+		CHECK_EQ(ckvm_vm_zap_memory(guest->vm, 0x10000, 0x2000), 0);
+	ckvm_vcpu_kick(guest->vcpu);
+	return NULL;
+}
+
+static void loses_nothing_while_the_guest_maps_it_anew(void)
+{
+	struct guest guest = GUEST("\xb8\x00\x10"     /* mov $0x1000, %ax */
+				   "\x8e\xd8"	      /* mov %ax, %ds */
+				   "\x43"	      /* inc %bx */
+				   "\x89\x1e\x00\x00" /* mov %bx, (0) */
+				   "\x3b\x1e\x00\x00" /* cmp (0), %bx */
+				   "\x74\xf5"	      /* je to the inc */
+				   "\xf4");
+	struct ckvm_memory_config config = at(0x10000, 0x2000);
+	struct ckvm_memory *memory;
+	pthread_t thread;
+
+	config.flags = CKVM_MEMORY_SHARED;
+	NEED(ckvm_vm_add_memory(guest.vm, &config, &memory));
+	NEED(pthread_create(&thread, NULL, zap_and_kick, &guest));
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, NULL), CKVM_KICKED);
+	pthread_join(thread, NULL);
+	guest_close(&guest);
+}
+
+static void *zap_until_closed(void *opaque)
+{
+	struct ckvm_vm *vm = opaque;
+	int error;
+
+	do
+		error = ckvm_vm_zap_memory(vm, 0x1000, 0x4000);
+	while (!error);
+	CHECK(error == -EBADF || error == -EFAULT);
+	ckvm_vm_unref(vm);
+	return NULL;
+}
+
+static void may_go_while_another_thread_zaps_it(void)
+{
+	for (int i = 0; i < 50; i++) {
+		struct ckvm_vm *vm = three_slots();
+		pthread_t thread;
+
+		ckvm_vm_ref(vm);
+		NEED(pthread_create(&thread, NULL, zap_until_closed, vm));
+		sched_yield();
+		ckvm_vm_close(vm);
+		pthread_join(thread, NULL);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	test_begin(argv);
@@ -494,6 +552,7 @@ int main(int argc, char **argv)
 	PROMISE(fails_with_a_closed_vm);
 	PROMISE(can_be_a_file);
 	PROMISE(comes_and_goes_while_another_thread_copies);
+	PROMISE(may_go_while_another_thread_zaps_it);
 	test_needs_kvm();
 	PROMISE(refuses_what_the_kernel_refuses);
 	PROMISE(is_moved_with_its_contents);
@@ -502,5 +561,6 @@ int main(int argc, char **argv)
 	PROMISE(can_be_read_only_for_the_guest);
 	PROMISE(logs_the_pages_the_guest_writes);
 	PROMISE(comes_and_goes_while_the_guest_reads_it);
+	PROMISE(loses_nothing_while_the_guest_maps_it_anew);
 	return test_end();
 }
