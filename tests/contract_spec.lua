@@ -3,7 +3,6 @@
 
 local ckvm = require "ckvm"
 local images = require "boot_images"
-local lfs = require "lfs"
 local support = require "support"
 local testbed = require "ckvm.testbed"
 
@@ -97,17 +96,10 @@ end
 describe("scripts/flat.lua", function()
   before_each(function()
     support.need_kvm()
-    directory = os.tmpname()
-    os.remove(directory)
-    assert(lfs.mkdir(directory))
+    directory = support.make_directory()
   end)
 
-  after_each(function()
-    if not directory then return end
-    for name in lfs.dir(directory) do os.remove(directory .. "/" .. name) end
-    lfs.rmdir(directory)
-    directory = nil
-  end)
+  after_each(function() directory = support.remove_directory(directory) end)
 
   describe("runs a guest", function()
     before_each(need_assembler)

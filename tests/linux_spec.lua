@@ -44,13 +44,9 @@ end
 describe("Debian's kernel", function()
   local directory
 
-  before_each(function()
-    directory = os.tmpname()
-    os.remove(directory)
-    assert(os.execute("mkdir " .. quote(directory)))
-  end)
+  before_each(function() directory = support.make_directory() end)
 
-  after_each(function() os.execute("rm -r " .. quote(directory)) end)
+  after_each(function() directory = support.remove_directory(directory) end)
 
   for cpus = 1, 2 do
     it(("boots with %d vCPUs, answers, and switches itself off"):format(cpus), function()

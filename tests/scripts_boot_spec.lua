@@ -1,7 +1,6 @@
 -- scripts/boot.lua: what it boots, what it says to wrong use, and to guests that end badly.
 
 local images = require "boot_images"
-local lfs = require "lfs"
 local support = require "support"
 
 local contains = support.contains
@@ -68,16 +67,10 @@ end
 describe("boot.lua", function()
   before_each(function()
     support.need_kvm()
-    directory = os.tmpname()
-    os.remove(directory)
-    assert(lfs.mkdir(directory))
+    directory = support.make_directory()
   end)
 
-  after_each(function()
-    if not directory then return end
-    for name in lfs.dir(directory) do os.remove(directory .. "/" .. name) end
-    lfs.rmdir(directory)
-  end)
+  after_each(function() directory = support.remove_directory(directory) end)
 
   describe("runs", function()
     it("its own image in real mode", function()

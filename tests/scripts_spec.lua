@@ -4,7 +4,6 @@ local lfs = require "lfs"
 local support = require "support"
 
 local scripts = debug.getinfo(1, "S").source:match("^@(.*)tests/[^/]*$") .. "scripts/"
-local directory -- of one test
 
 local function run(name, ...)
   local text = ("return assert(loadfile(%q))(...)"):format(scripts .. name)
@@ -19,18 +18,7 @@ local function expect(status, output, errors, ...)
 end
 
 describe("scripts:", function()
-  before_each(function()
-    support.need_kvm()
-    directory = os.tmpname()
-    os.remove(directory)
-    assert(lfs.mkdir(directory))
-  end)
-
-  after_each(function()
-    if not directory then return end
-    for name in lfs.dir(directory) do os.remove(directory .. "/" .. name) end
-    lfs.rmdir(directory)
-  end)
+  before_each(support.need_kvm)
 
   describe("hello.lua", function()
     local exits = [[

@@ -170,6 +170,20 @@ function support.run(script, args)
   return how == "signal" and 128 + code or code, output, take(err)
 end
 
+-- A directory of a test's own, and its end, with the files in it: nil for what holds its name.
+function support.make_directory()
+  local directory = os.tmpname()
+  os.remove(directory)
+  assert(lfs.mkdir(directory))
+  return directory
+end
+
+function support.remove_directory(directory)
+  if not directory then return end
+  for name in lfs.dir(directory) do os.remove(directory .. "/" .. name) end
+  lfs.rmdir(directory)
+end
+
 -- How often to do what `make soak` does `full` times: CKVM_SHARE is the percent of it, 1 unless
 -- told.
 function support.times(full)
