@@ -62,4 +62,21 @@ describe("doc/write-a-device.md:", function()
     local lines = lines_of((parse(read "doc/write-a-device.md"):gsub("\n%s*\n", "\n")))
     assert(lines <= 40, lines)
   end)
+
+  it("has a device whose state is not changed by a wait of before it was loaded", function()
+    local shared <const> = parse(read "doc/write-a-device.md")
+    local _, output, errors = support.run(shared .. [[
+
+      local waits = false
+      local device = countdown.new { after = function()
+        waits = true
+        return { detach = function() waits = false end }
+      end }
+      local state = device:save()
+      device:write(0, 20, 1)
+      device:load(state)
+      print(waits)
+    ]])
+    assert.same({ "", "false\n" }, { errors, output })
+  end)
 end)
