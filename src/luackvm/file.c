@@ -36,9 +36,11 @@ int luackvm_file_fd(lua_State *L, int index, const char *name)
 /* Of a descriptor that has nothing to read: whether it ever could have. */
 static int nothing_now(int fd)
 {
-	bool is_writer = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY;
+	int flags = fcntl(fd, F_GETFL);
 
-	return is_writer ? -EBADF : -EAGAIN;
+	if (flags < 0)
+		return -errno;
+	return (flags & O_ACCMODE) == O_WRONLY ? -EBADF : -EAGAIN;
 }
 
 /* At most `most` bytes; -EAGAIN if there is nothing, 0 at the end. */
