@@ -232,15 +232,6 @@ describe("A system call", function()
     end
   end)
 
-  it("gives ring 3 no flags that are not its own, if it is none", function()
-    local vcpu, _, start = program "\xff\xe7" -- jmp *%rdi
-    vcpu:set_regs { rdi = start.syscall, rcx = CODE, r11 = 0x3fffff, rax = 9 }
-    local call = fault_of(vcpu)
-    assert.same({ "syscall", 9, CODE }, { call.name, call.number, call.rip })
-    assert.equal(0, call.rflags & (x86.rflags.iopl | IF | x86.rflags.vm | x86.rflags.vif))
-    assert.equal(TF | CF, call.rflags & (TF | CF))
-  end)
-
   it("has no flags but those that a program may change, also where it is none", function()
     -- or $-1, %r11; lea 1f(%rip), %rcx; jmp *%rdi; 1: pushf; pop %rbx; ud2
     local vcpu, _, start = program("\x49\x83\xcb\xff\x48\x8d\x0d\x02\0\0\0\xff\xe7\x9c\x5b"

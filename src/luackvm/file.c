@@ -34,26 +34,32 @@ int luackvm_file_fd(lua_State *L, int index, const char *name)
 #define MOST_BYTES 4096
 
 /* Of a descriptor that has nothing to read: whether it ever could have. */
-static int nothing_now(int fd)
+static int nothing_now(int fd, const char **step)
 {
 	int flags = fcntl(fd, F_GETFL);
 
-	if (flags < 0)
+	if (flags < 0) {
+		*step = "fcntl";
 		return -errno;
+	}
 	return (flags & O_ACCMODE) == O_WRONLY ? -EBADF : -EAGAIN;
 }
 
-/* At most `most` bytes; -EAGAIN if there is nothing, 0 at the end. */
-static ssize_t read_now(int fd, char *bytes, size_t most)
+/*
+ * At most `most` bytes; -EAGAIN if there is nothing, 0 at the end. `step` names
+ * what fails.
+ */
+static ssize_t read_now(int fd, char *bytes, size_t most, const char **step)
 {
 	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
 	ssize_t count;
 
+	*step = "read";
 	do
 		count = poll(&pollfd, 1, 0);
 	while (count < 0 && errno == EINTR);
 	if (count <= 0)
-		return count < 0 ? -errno : nothing_now(fd);
+		return count < 0 ? -errno : nothing_now(fd, step);
 	do
 		count = read(fd, bytes, most);
 	while (count < 0 && errno == EINTR);
@@ -86,11 +92,12 @@ int luackvm_read_available(lua_State *L)
 	char bytes[MOST_BYTES];
 	int fd = luackvm_file_fd(L, 1, "read_available");
 	lua_Integer most = luaL_optinteger(L, 2, MOST_BYTES);
+	const char *step;
 	ssize_t count;
 
 	luaL_argcheck(L, most >= 1 && most <= MOST_BYTES, 2,
 		      "not between 1 and 4096");
-	count = read_now(fd, bytes, (size_t)most);
+	count = read_now(fd, bytes, (size_t)most, &step);
 	if (count == -EAGAIN)
 		lua_pushliteral(L, "");
 	else if (count > 0)
@@ -98,7 +105,7 @@ int luackvm_read_available(lua_State *L)
 	else if (count == 0 || (count == -EIO && isatty(fd)))
 		lua_pushnil(L);
 	else
-		return luackvm_fail_call(L, "read", (int)count, NULL);
+		return luackvm_fail_call(L, step, (int)count, NULL);
 	return 1;
 }
 

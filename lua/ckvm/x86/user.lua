@@ -142,8 +142,7 @@ end
 -- on.
 -- @function ckvm.x86.user_stubs
 -- @tparam vm vm the VM in whose memory it is made
--- @tparam integer gpa guest physical address, page-aligned, of 3 pages (5 where high ports are
--- allowed) and the page tables
+-- @tparam integer gpa guest physical address, page-aligned, of 5 pages and the page tables
 -- @tparam[opt] table options
 -- @tparam[opt] table options.map a list of mappings, as `ckvm.x86.page_tables` takes it; the
 -- program sees those with `user = true`
