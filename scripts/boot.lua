@@ -41,28 +41,33 @@ if not has_argparse then
   quit(WRONG_USE, "argparse for Lua %s is missing (Debian: lua-argparse)", _VERSION:match("%d.*"))
 end
 
-local function to_size(text)
+-- For an option: what makes a number of its text, or names both.
+local function size_of(name, text)
   local digits, unit = text:match("^(%w-)([KMG]?)$")
   local shift = ({ K = 10, M = 20, G = 30 })[unit] or 0
   local is_number = digits and #digits <= 16 and (digits:find("^%d+$") or digits:find("^0[xX]%x+$"))
   local number = is_number and tonumber(digits)
   if not number or number > 1 << 52 - shift then
-    return nil, ("'%s' is not a size, as 0x10000 or 64K"):format(text)
+    return nil, ("%s: '%s' is not a size, as 0x10000 or 64K"):format(name, text)
   end
   return number << shift
 end
 
-local function to_count(text)
+local function count_of(name, text)
   local number = #text <= 4 and text:find("^%d+$") and math.tointeger(text)
-  if not number or number == 0 then return nil, ("'%s' is not a count"):format(text) end
+  if not number or number == 0 then return nil, ("%s: '%s' is not a count"):format(name, text) end
   return number
 end
 
 local MODES <const> = { real = true, protected = true, long = true, user = true }
 
-local function to_mode(text)
+local function mode_of(name, text)
   if MODES[text] then return text end
-  return nil, ("'%s' is none of real, protected, long, user"):format(text)
+  return nil, ("%s: '%s' is none of real, protected, long, user"):format(name, text)
+end
+
+local function with(convert, name)
+  return function(text) return convert(name, text) end
 end
 
 local function parse(args)
@@ -70,8 +75,10 @@ local function parse(args)
     .. "(bzImage, vmlinux), ELF, Multiboot, a disk's first sector, a PC's firmware, bare code.")
     :usage_max_width(80):help_max_width(80)
   parser:argument("image", "the file to boot; a disk is booted from a copy, see --disk"):args "?"
-  parser:option("--cpus", "how many processors"):argname "N":convert(to_count):default "1"
-  parser:option("--memory", "how much memory"):argname "SIZE":convert(to_size):default "256M"
+  parser:option("--cpus", "how many processors"):argname "N":convert(with(count_of, "--cpus"))
+    :default "1"
+  parser:option("--memory", "how much memory"):argname "SIZE"
+    :convert(with(size_of, "--memory")):default "256M"
   parser:option("--initrd", "first files of Linux, or a module of Multiboot"):argname "FILE"
   parser:option("--append", "the kernel's command line; Linux has console=ttyS0 unless told")
     :argname "TEXT"
@@ -81,8 +88,9 @@ local function parse(args)
     :argname "WHERE":default "terminal"
   parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
   parser:option("--mode", "real, protected, long or user: the image is bare code for that")
-    :argname "MODE":convert(to_mode)
-  parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS":convert(to_size)
+    :argname "MODE":convert(with(mode_of, "--mode"))
+  parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS"
+    :convert(with(size_of, "--at"))
   parser:flag("--no-reboot", "a guest that resets itself has ended")
   parser:add_help(true)
   local parsed, options = parser:pparse(args)

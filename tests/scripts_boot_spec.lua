@@ -246,14 +246,15 @@ describe("boot.lua", function()
 
   describe("refuses, with status 2,", function()
     for _, case in ipairs {
-      { "'short' is none of real, protected, long, user; see --help", "--mode", "short" },
+      { "--mode: \'short\' is none of real, protected, long, user; see --help", "--mode", "short" },
       { "option '--mode' requires an argument; see --help", "--mode" },
-      { "'12Q' is not a size, as 0x10000 or 64K; see --help", "--memory", "12Q" },
-      { "'' is not a size, as 0x10000 or 64K; see --help", "--memory=" },
-      { "'1e3' is not a size, as 0x10000 or 64K; see --help", "--memory", "1e3" },
-      { "'4194305G' is not a size, as 0x10000 or 64K; see --help", "--memory", "4194305G" },
-      { "'0' is not a count; see --help", "--cpus", "0" },
-      { "'-1' is not a count; see --help", "--cpus=-1" },
+      { "--memory: '12Q' is not a size, as 0x10000 or 64K; see --help", "--memory", "12Q" },
+      { "--memory: '' is not a size, as 0x10000 or 64K; see --help", "--memory=" },
+      { "--memory: '1e3' is not a size, as 0x10000 or 64K; see --help", "--memory", "1e3" },
+      { "--memory: '4194305G' is not a size, as 0x10000 or 64K; see --help", "--memory",
+        "4194305G" },
+      { "--cpus: '0' is not a count; see --help", "--cpus", "0" },
+      { "--cpus: '-1' is not a count; see --help", "--cpus=-1" },
       { "unknown option '--moed'\nDid you mean '--mode'?; see --help", "--moed", "real" },
       { "too many arguments; see --help", "a", "b" },
       { "--cpus: code of 16 bits has one; see --help", "--cpus", "2" },
