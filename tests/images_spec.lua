@@ -9,7 +9,7 @@ local quote = support.quote
 
 -- The path of an image, which is not downloaded here.
 local function image(name)
-  local pipe = io.popen(quote(top .. "tests/images") .. " " .. name .. " 2>&1")
+  local pipe = io.popen(quote(top .. "tests/images") .. " --kept " .. name .. " 2>&1")
   local text = pipe:read("a")
   if not pipe:close() then support.skip("no " .. name .. ": " .. text) end
   return text:match("([^\n]+)\n$")

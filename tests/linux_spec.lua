@@ -17,7 +17,7 @@ end
 
 -- The path of the kernel and of its first files, which are written there.
 local function kernel(initrd)
-  local pipe = io.popen(("%s --initrd %s linux 2>&1"):format(quote(top .. "tests/images"),
+  local pipe = io.popen(("%s --kept --initrd %s linux 2>&1"):format(quote(top .. "tests/images"),
     quote(initrd)))
   local text = pipe:read("a")
   if not pipe:close() then support.skip("no Linux: " .. text) end

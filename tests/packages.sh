@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What tests/lane and tests/linux share: files that are made once, of Debian's packages, and kept.
+# What tests/lane and tests/images share: files that are made once, of Debian's packages, and kept.
 # Whoever sources it has its own name in $me.
 
 cache=${CKVM_LANES:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ckvm}
