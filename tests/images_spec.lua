@@ -11,7 +11,7 @@ local quote = support.quote
 local function image(name)
   local pipe = io.popen(quote(top .. "tests/images") .. " --kept " .. name .. " 2>&1")
   local text = pipe:read("a")
-  if not pipe:close() then support.skip("no " .. name .. ": " .. text) end
+  if not pipe:close() then support.skip(text:match("[^\n]*")) end
   return text:match("([^\n]+)\n$")
 end
 

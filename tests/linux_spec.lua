@@ -20,7 +20,7 @@ local function kernel(initrd)
   local pipe = io.popen(("%s --kept --initrd %s linux 2>&1"):format(quote(top .. "tests/images"),
     quote(initrd)))
   local text = pipe:read("a")
-  if not pipe:close() then support.skip("no Linux: " .. text) end
+  if not pipe:close() then support.skip(text:match("[^\n]*")) end
   return text:match("([^\n]+)\n$")
 end
 
