@@ -232,8 +232,8 @@ describe("bios.install", function()
     local vm = ckvm.open():create_vm()
     local install = bios.install
     blames("vm: VM expected, got nil", install, nil, {})
-    blames("a BIOS: table expected, got nil", install, vm)
-    blames("unknown field 'disc' of a BIOS", install, vm, { memory = MEMORY, disc = {} })
+    blames("bios: table of options expected, got nil", install, vm)
+    blames("bios: unknown option 'disc'", install, vm, { memory = MEMORY, disc = {} })
     blames("memory: integer expected, got nil", install, vm, {})
     blames("output: function expected, got string", install, vm, { memory = MEMORY, output = "x" })
     for _, size in ipairs { 0, -1, 0xfffff, (4 << 30) + 1, math.mininteger, math.maxinteger } do

@@ -50,15 +50,15 @@ describe("ckvm.boot:", function()
       local vm = guest()
       blames("vm: VM expected, got nil", boot.load)
       blames("bytes: string expected, got table", boot.load, vm, {}, { memory = MiB })
-      blames("options: table expected, got nil", boot.load, vm, "\xf4")
+      blames("load: table of options expected, got nil", boot.load, vm, "\xf4")
       blames("memory: integer expected, got nil", boot.load, vm, "\xf4", {})
-      blames("unknown field 'size' of options", boot.load, vm, "", { memory = MiB, size = 1 })
+      blames("load: unknown option 'size'", boot.load, vm, "", { memory = MiB, size = 1 })
       blames("memory: 0xfff is not between 0x1000 and 0x8000000000", boot.load, vm, "",
         { memory = 0xfff })
       blames("memory: 0xffffffffffffffff is not between", boot.load, vm, "", { memory = -1 })
       blames("unknown format 'coff'", boot.load, vm, "", { memory = MiB, format = "coff" })
       blames("cmdline: has a zero byte", boot.load, vm, "", { memory = MiB, cmdline = "a\0" })
-      blames("a module: table expected, got string", boot.load, vm, "",
+      blames("module: table of fields expected, got string", boot.load, vm, "",
         { memory = MiB, modules = { "" } })
       blames("bytes: string expected, got nil", boot.load, vm, "",
         { memory = MiB, modules = { {} } })

@@ -297,9 +297,9 @@ describe("x86.cpuid_topology", function()
   end)
 
   it("refuses numbers that cannot be", function()
-    blames("a topology: table expected, got integer", x86.cpuid_topology, {}, 5)
+    blames("cpuid_topology: table of options expected, got integer", x86.cpuid_topology, {}, 5)
     blames("id: integer expected, got nil", x86.cpuid_topology, {}, {})
-    blames("unknown field 'cores' of a topology", x86.cpuid_topology, {}, { id = 0, cores = 2 })
+    blames("cpuid_topology: unknown option 'cores'", x86.cpuid_topology, {}, { id = 0, cores = 2 })
     blames("id: -1 is not between 0 and 65534", x86.cpuid_topology, {}, { id = -1 })
     blames("id: 65535 is not between", x86.cpuid_topology, {}, { id = 0xffff })
     blames("cpus: 2 is not between 3, with vCPU 2, and 65535", x86.cpuid_topology, {},

@@ -12,7 +12,7 @@
 -- local acpi = require "ckvm.acpi"
 -- vm:write(0x8000, acpi.tables({ cpus = 2 }, 0x8000)) -- of a PC: at 0xe0000
 local aml = require "ckvm.acpi.aml"
-local dev = require "ckvm.dev"
+local check = require "ckvm.check"
 
 local acpi = {}
 
@@ -182,7 +182,7 @@ end
 -- local bytes = acpi.tables({ pm = 0x600, uarts = { { port = 0x3f8, irq = 4 } } }, 0xe0000)
 -- assert(bytes:sub(1, 8) == "RSD PTR ")
 function acpi.tables(options, gpa)
-  dev.check("acpi", options, OPTIONS)
+  check.options("acpi", options, OPTIONS)
   check_values(options, gpa)
   local parts, free = {}, gpa + ALIGN -- behind the RSDP
   local function add(bytes)

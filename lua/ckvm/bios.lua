@@ -33,7 +33,7 @@
 -- assert(m:run { timeout = 10 } == "hlt")
 local boot = require "ckvm.boot"
 local call = require "ckvm.bios.call"
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local ckvm = require "ckvm"
 local clock = require "ckvm.bios.clock"
 local dev = require "ckvm.dev"
@@ -185,7 +185,7 @@ end
 -- local bios = require("ckvm.bios").install(vm, { memory = 1 << 20 })
 function bios.install(vm, options)
   check.argument("vm", vm, "ckvm VM")
-  check.fields("a BIOS", options, OPTIONS)
+  check.options("bios", options, OPTIONS)
   check_values(options)
   local self = make(vm, options)
   check.blame(function()

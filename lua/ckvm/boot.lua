@@ -12,7 +12,7 @@
 local boot = {}
 
 local acpi = require "ckvm.acpi"
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local image = require "ckvm.boot.image"
 local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
@@ -132,8 +132,8 @@ end
 function boot.load(vm, bytes, options)
   check.argument("vm", vm, "ckvm VM")
   check.argument("bytes", bytes, "string")
-  check.fields("options", options, OPTIONS)
-  for _, module in ipairs(options.modules or {}) do check.fields("a module", module, MODULE) end
+  check.options("load", options, OPTIONS)
+  for _, module in ipairs(options.modules or {}) do check.fields("module", module, MODULE) end
   check_values(options)
   if options.acpi then check.blame(function() acpi.tables(options.acpi, 0) end) end
   local name = options.format or boot.detect(bytes)

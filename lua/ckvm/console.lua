@@ -19,6 +19,7 @@
 -- vcpu:run { timeout = 1 }
 -- print(con:text())
 local ckvm = require "ckvm"
+local check = require "ckvm.check"
 local dev = require "ckvm.dev"
 
 local console = {}
@@ -199,7 +200,7 @@ end
 -- print("the guest's console is " .. con.path)
 function console.new(options)
   options = options or {}
-  dev.check("console", options, { to = "string?", input = "string?", quit = "function?" })
+  check.options("console", options, { to = "string?", input = "string?", quit = "function?" })
   local to <const> = options.to or "terminal"
   if options.input and (to == "terminal" or to == "pty") then
     error(("console: input: a console to '%s' has its own"):format(to), 2)

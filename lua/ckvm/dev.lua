@@ -14,17 +14,19 @@
 -- vm:attach_io { port = 0x2f8, count = 8, device = uart }
 local dev = {}
 
+local check = require "ckvm.check"
+
 local ABSENT <const> = 0xff -- what the bus has where nobody drives it
 
 local function type_of(value)
   return math.type(value) or type(value)
 end
 
---- Checks the options that a model's `new` was given, and blames who called that.
+--- Checks the options that a model's `new` was given, and blames who called that: it is
+-- `ckvm.check.options`.
 -- @tparam string name of the model, for messages
 -- @tparam table options what is checked
--- @tparam table types by name, the type of each option as `type` and `math.type` tell it; with a
--- `?` behind it, the option may be left out
+-- @tparam table types the type of each option, by its name
 -- @raise only for misuse: a string that names the option
 -- @usage
 -- local function new(options)
@@ -32,22 +34,7 @@ end
 --   return setmetatable({ state = { lit = false } }, { __index = options })
 -- end
 -- new { color = "red" }
-function dev.check(name, options, types)
-  if type(options) ~= "table" then
-    error(("%s: table of options expected, got %s"):format(name, type_of(options)), 3)
-  end
-  for key in pairs(options) do
-    if not types[key] then
-      error(("%s: unknown option '%s'"):format(name, tostring(key)), 3)
-    end
-  end
-  for key, expected in pairs(types) do
-    local found, kind = type_of(options[key]), expected:match("%l+")
-    if found ~= kind and not (found == "nil" and expected ~= kind) then
-      error(("%s: %s: %s expected, got %s"):format(name, key, kind, found), 3)
-    end
-  end
-end
+function dev.check(name, options, types) return check.options(name, options, types) end
 
 --- Does nothing: what a device calls where no function was given.
 -- @raise never

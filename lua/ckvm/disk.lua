@@ -16,7 +16,7 @@
 -- assert(disk.sectors == 2880 and disk.heads == 2)
 -- assert(disk:write(1, ("x"):rep(512)))
 -- assert(disk:read(0, 2):sub(513) == ("x"):rep(512))
-local dev = require "ckvm.dev"
+local check = require "ckvm.check"
 
 local disk = {}
 local meta = { __index = disk }
@@ -135,7 +135,7 @@ function disk.open(path, options)
   if type(path) ~= "string" then
     error(("disk: path: string expected, got %s"):format(type(path)), 2)
   end
-  dev.check("disk", options or {}, OPTIONS)
+  check.options("disk", options or {}, OPTIONS)
   local readonly = options and options.readonly or false
   local file, message = io.open(path, readonly and "rb" or "r+b")
   if not file then error(message, 2) end
@@ -162,7 +162,7 @@ function disk.new(bytes, options)
   if type(bytes) ~= "string" then
     error(("disk: bytes: string expected, got %s"):format(type(bytes)), 2)
   end
-  dev.check("disk", options or {}, OPTIONS)
+  check.options("disk", options or {}, OPTIONS)
   if bytes == "" then error("disk: " .. EMPTY, 2) end
   return make { name = "disk", readonly = options and options.readonly or false, size = #bytes,
     bytes = bytes, written = {}, get = read_memory, put = write_memory }

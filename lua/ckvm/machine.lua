@@ -10,7 +10,7 @@
 --   devices = { { port = 0xe9, write = function(_, value) print(value) end } },
 -- }
 -- assert(m:run { timeout = 10 } == "hlt")
-local blame = require("ckvm.x86.check").blame
+local check = require "ckvm.check"
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local dev = require "ckvm.dev"
@@ -72,7 +72,7 @@ local function acpi_of(options, cpus)
   return copy
 end
 
-local function check(config)
+local function read_config(config)
   check_image(config)
   check_devices(config.devices)
   local memory, cpus = config.memory or 16 << 20, config.cpus or 1
@@ -244,19 +244,19 @@ end
 -- @usage
 -- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
 function machine.new(config)
-  dev.check("machine", config, OPTIONS)
-  local self = check(config)
+  check.options("machine", config, OPTIONS)
+  local self = read_config(config)
   local _ <close> = close_at_error(self)
-  blame(function() make(self, config) end)
+  check.blame(function() make(self, config) end)
   for _, device in ipairs(self.devices) do
     if device.attach then
       device:attach(self.bus)
     else
-      blame(function() attach(self.bus, device) end)
+      check.blame(function() attach(self.bus, device) end)
     end
   end
   self.new_state = state.save(self, config.kvm or self.opened)
-  blame(function() start_all(self) end)
+  check.blame(function() start_all(self) end)
   return setmetatable(self, meta)
 end
 
@@ -281,12 +281,12 @@ end
 -- m:run()
 -- m:reset():run()
 function machine.reset(self)
-  blame(function()
+  check.blame(function()
     if #self.vcpus > 1 then forget_ends(self) end
     state.restore(self, self.new_state)
   end)
   state.restore_devices(self, self.new_state)
-  blame(function() start_all(self) end)
+  check.blame(function() start_all(self) end)
   return self
 end
 

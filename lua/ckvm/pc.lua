@@ -23,7 +23,7 @@
 -- }
 -- assert(m:run { timeout = 0.1 } == "timeout") -- it halts: no interrupt wakes it
 local ata = require "ckvm.dev.ata"
-local blame = require("ckvm.x86.check").blame
+local check = require "ckvm.check"
 local debugcon = require "ckvm.dev.debugcon"
 local dev = require "ckvm.dev"
 local fw_cfg = require "ckvm.dev.fw_cfg"
@@ -170,7 +170,7 @@ local function add_all(self, options)
   table.insert(self, pc.EMPTY_BUSES)
 end
 
-local function check(options)
+local function check_values(options)
   if options.memory < 1 << 20 then
     error(("pc: memory: 0x%x is less than 1 MiB"):format(options.memory), 3)
   elseif (options.cpus or 1) < 1 or (options.cpus or 1) > 255 then
@@ -201,14 +201,14 @@ end
 -- local devices = pc.new { memory = 64 << 20, disk = disk, debug = io.write }
 -- devices.uart:receive "typed"
 function pc.new(options)
-  dev.check("pc", options, {
+  check.options("pc", options, {
     memory = "integer", cpus = "integer?", disk = "table?", output = "function?",
     ready = "function?", debug = "function?", poweroff = "function?", reset = "function?",
     files = "table?",
   })
-  check(options)
+  check_values(options)
   local self = { wiring = {} }
-  blame(function() add_all(self, options) end)
+  check.blame(function() add_all(self, options) end)
   return self
 end
 

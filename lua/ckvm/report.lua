@@ -6,7 +6,7 @@
 -- local why = vcpu:run { timeout = 1 }
 -- print(require("ckvm.report").describe(vm, vcpu, why))
 local cause = require "ckvm.report.cause"
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local instruction = require "ckvm.report.instruction"
 local state_of = require "ckvm.report.state"
 local x86 = require "ckvm.x86"

@@ -15,6 +15,7 @@
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local debug_exit = require "ckvm.dev.debug_exit"
+local check = require "ckvm.check"
 local dev = require "ckvm.dev"
 local i8042 = require "ckvm.dev.i8042"
 local machine = require "ckvm.machine"
@@ -127,7 +128,7 @@ end
 -- @usage
 -- local bed <close> = require("ckvm.testbed").new { image = flat, args = "smp 2", cpus = 2 }
 function testbed.new(options)
-  dev.check("testbed", options, OPTIONS)
+  check.options("testbed", options, OPTIONS)
   local format <const> = boot.detect(options.image)
   if format ~= "multiboot" then error("image: is " .. format .. ", not multiboot", 2) end
   local name <const>, cpus <const> = options.name or "image", options.cpus or 1

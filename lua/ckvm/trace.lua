@@ -17,7 +17,7 @@
 -- local bus = require("ckvm.trace").new { vm = vm, kinds = "io,hlt", output = print }
 -- bus:attach_io { port = 0x80, write = function() end }
 -- vcpu:run { timeout = 1 }
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local ckvm = require "ckvm"
 local dev = require "ckvm.dev"
 
@@ -205,7 +205,7 @@ local meta = {
 -- }
 function trace.new(options)
   local kinds = type(options) == "table" and type(options.kinds) or "string"
-  dev.check("trace", options, { vm = "userdata", kinds = kinds == "table" and kinds or "string",
+  check.options("trace", options, { vm = "userdata", kinds = kinds == "table" and kinds or "string",
     output = "function?" })
   check.argument("vm", options.vm, "ckvm VM")
   local self = setmetatable({

@@ -8,7 +8,7 @@
 -- local x86 = require "ckvm.x86"
 -- local cr3 = x86.identity_map(vm, 0x1000, 4 << 30)
 -- x86.enter(vcpu, "long", { rip = 0x100000, rsp = 0x100000, cr3 = cr3 })
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 
 local x86 = {}
 
@@ -72,31 +72,20 @@ function modes.user(start)
   return long_mode(start, selector.user_code, selector.user_data)
 end
 
--- What `enter` takes beside rip, rsp and rflags.
+-- What `enter` takes.
 local OPTIONS <const> = {
-  real = {},
-  protected = { gdt = "table", idt = "table", tss = "table" },
-  long = { cr3 = "integer", gdt = "table", idt = "table", tss = "table", syscall = "integer",
-    efer = "integer" },
+  real = { rip = "integer", rsp = "integer?", rflags = "integer?" },
+  protected = { rip = "integer", rsp = "integer?", rflags = "integer?",
+    gdt = "table?", idt = "table?", tss = "table?" },
+  long = { rip = "integer", rsp = "integer?", rflags = "integer?",
+    gdt = "table?", idt = "table?", tss = "table?",
+    cr3 = "integer?", syscall = "integer?", efer = "integer?" },
 }
 OPTIONS.user = OPTIONS.long
 local PLACE <const> = { base = "integer", limit = "integer" }
-local GENERAL <const> = { rip = "integer", rsp = "integer", rflags = "integer" }
 
 -- What SYSCALL clears: what no handler expects to be set.
 local SYSCALL_MASK <const> = rflags.tf | rflags["if"] | rflags.df | rflags.nt | rflags.ac
-
-local function check_start(mode, start)
-  for key, value in pairs(start) do
-    local expected = GENERAL[key] or OPTIONS[mode][key]
-    if not expected then
-      error(("unknown option '%s' of %s mode"):format(tostring(key), mode), 3)
-    elseif (math.type(value) or type(value)) ~= expected then
-      error(("%s: %s expected, got %s"):format(key, expected, math.type(value) or type(value)), 3)
-    end
-  end
-  if not start.rip then error("rip: where to start is not given", 3) end
-end
 
 --- Puts a vCPU at the start of a program: flat segments, control registers, and clear general
 -- registers with interrupts off.
@@ -132,8 +121,7 @@ function x86.enter(vcpu, mode, start)
   check.argument("vcpu", vcpu, "ckvm vCPU")
   local setup = modes[mode]
   if not setup then error(("unknown mode '%s'"):format(tostring(mode)), 2) end
-  check.argument("start", start, "table")
-  check_start(mode, start)
+  check.options(mode .. " mode", start, OPTIONS[mode])
   local sregs = setup(start)
   sregs.gdt = start.gdt
   if start.tss then

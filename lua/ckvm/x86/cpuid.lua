@@ -1,7 +1,7 @@
 -- Lists of CPUID entries, as kvm:get_supported_cpuid() returns and vcpu:set_cpuid2() takes them,
 -- changed by the names of what they tell, for ckvm.x86.
 
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local entries = require "ckvm.x86.entries"
 
 local cpuid = {}

@@ -1,6 +1,6 @@
 -- Page tables of long mode, for ckvm.x86.
 
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 
 local pages = {}
 
@@ -76,28 +76,20 @@ local function leaf_flags(mapping)
     | ((mapping.page or PAGE) ~= PAGE and page.large or 0)
 end
 
-local MAPPING_KEYS <const> = {
-  va = true, gpa = true, size = true, page = true, write = true, user = true, execute = true,
+local MAPPING <const> = {
+  va = "integer", gpa = "integer?", size = "integer", page = "integer?", write = "boolean?",
+  user = "boolean?", execute = "boolean?",
 }
 
 local function check_mapping(mapping)
-  if type(mapping) ~= "table" then
-    error(("mapping: table expected, got %s"):format(type(mapping)), 3)
-  end
-  for key in pairs(mapping) do
-    if not MAPPING_KEYS[key] then
-      error(("unknown field '%s' of a mapping"):format(tostring(key)), 3)
-    end
-  end
   local unit = mapping.page or PAGE
   if not SHIFTS[unit] then
     error(("page: %s is not 4 KiB, 2 MiB or 1 GiB"):format(tostring(unit)), 3)
   end
   for _, key in ipairs { "va", "gpa", "size" } do
-    local value = mapping[key]
-    if key == "gpa" and value == nil then value = mapping.va end
-    if math.type(value) ~= "integer" or value % unit ~= 0 or key == "size" and value < 0 then
-      error(("%s: %s is not a multiple of the page size"):format(key, tostring(value)), 3)
+    local value = mapping[key] or mapping.va
+    if value % unit ~= 0 or key == "size" and value < 0 then
+      error(("%s: %d is not a multiple of the page size"):format(key, tostring(value)), 3)
     end
   end
 end
@@ -150,7 +142,10 @@ function pages.page_tables(vm, gpa, mappings)
     vm:write_u64(at + (va >> level & ENTRIES - 1) * 8, entry)
   end
 
-  for _, mapping in ipairs(mappings) do check_mapping(mapping) end
+  for _, mapping in ipairs(mappings) do
+    check.fields("mapping", mapping, MAPPING)
+    check_mapping(mapping)
+  end
   check.blame(function()
     new_table()
     for _, mapping in ipairs(mappings) do

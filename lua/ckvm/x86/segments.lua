@@ -1,6 +1,6 @@
 -- Segments, and the tables of descriptors, gates and tasks, for ckvm.x86.
 
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local vectors = require "ckvm.x86.vectors"
 
 local segments = {}
@@ -42,7 +42,7 @@ local STACKS <const> = 7 -- of the interrupt stack table
 -- local data = x86.segment("data", { selector = x86.selector.data })
 function segments.segment(kind, fields)
   if not TYPES[kind] then error(("unknown kind '%s' of a segment"):format(tostring(kind)), 2) end
-  check.fields("a segment", fields, SEGMENT)
+  check.fields("segment", fields, SEGMENT)
   local limit <const>, bits <const> = fields.limit or 0xffffffff, fields.bits or 32
   return {
     base = fields.base or 0, limit = limit, selector = fields.selector, type = TYPES[kind],
@@ -136,7 +136,7 @@ end
 -- @usage
 -- vm:write(0x3000, x86.tss { rsp0 = 0x9000, ports = { 0x80 } })
 function segments.tss(fields)
-  check.fields("a TSS", fields, TSS)
+  check.fields("tss", fields, TSS)
   local stacks = {}
   for i = 1, STACKS do
     stacks[i] = fields.ist and fields.ist[i] or 0

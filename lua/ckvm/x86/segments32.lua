@@ -1,6 +1,6 @@
 -- The tables of descriptors, gates and tasks for guests in protected mode, for ckvm.x86.
 
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local segments = require "ckvm.x86.segments"
 local vectors = require "ckvm.x86.vectors"
 
@@ -84,7 +84,7 @@ end
 -- @usage
 -- vm:write(0x3000, x86.tss32 { esp0 = 0x9000, ports = { 0x80 } })
 function segments32.tss32(fields)
-  check.fields("a TSS", fields, TSS)
+  check.fields("tss32", fields, TSS)
   check_32("esp0", fields.esp0 or 0)
   return string.pack("<I4I4I4", 0, fields.esp0 or 0, selector.data) .. ("\0"):rep(90)
     .. string.pack("<I2", 104) .. vectors.port_bitmap(fields.ports or {})

@@ -1,6 +1,6 @@
 -- What a list of CPUID entries tells of a vCPU's number and of the others, for ckvm.x86.
 
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local cpuid = require "ckvm.x86.cpuid"
 local entries = require "ckvm.x86.entries"
 
@@ -101,7 +101,7 @@ end
 -- vcpu:set_cpuid2(x86.cpuid_topology(list, { id = vcpu.id, cpus = 4, threads = 2 }))
 function topology.cpuid_topology(list, options)
   entries.check(list)
-  check.fields("a topology", options, OPTIONS)
+  check.options("cpuid_topology", options, OPTIONS)
   local whole = check_options(options)
   local one = need(list, 1)
   put(one, "ebx", 24, 31, whole.id)

@@ -8,7 +8,7 @@
 -- may come while a stub has its frame on the stack, have one each.
 
 local bits = require "ckvm.x86.bits"
-local check = require "ckvm.x86.check"
+local check = require "ckvm.check"
 local pages = require "ckvm.x86.pages"
 local segments = require "ckvm.x86.segments"
 
@@ -165,7 +165,7 @@ end
 function user.user_stubs(vm, gpa, options)
   options = options or {}
   check.argument("vm", vm, "ckvm VM")
-  check.fields("options", options, OPTIONS)
+  check.options("user_stubs", options, OPTIONS)
   if math.type(gpa) ~= "integer" or gpa % PAGE ~= 0 then
     error(("gpa: %s is not a multiple of the page size"):format(tostring(gpa)), 2)
   elseif gpa < 0 or gpa >= MOST_GPA then
@@ -289,7 +289,7 @@ local RESUMED <const> = {
 -- end
 function user.resume(vcpu, fault)
   check.argument("vcpu", vcpu, "ckvm vCPU")
-  check.fields("a fault", fault, RESUMED)
+  check.fields("fault", fault, RESUMED)
   check.blame(function()
     local number, frame = stopped_at(vcpu)
     if not number then error("the vCPU is in no stub", 0) end

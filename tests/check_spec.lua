@@ -1,0 +1,54 @@
+local check = require "ckvm.check"
+local ckvm = require "ckvm"
+local support = require "support"
+
+local blames = support.blames
+
+-- A function of a module, and its options.
+local function blink(times, options)
+  check.argument("times", times, "integer")
+  check.options("blink", options, { color = "string?", lamp = "table", on = "userdata?" })
+end
+
+describe("ckvm.check", function()
+  it("takes what fits", function()
+    local event <close> = ckvm.eventfd()
+    blink(1, { lamp = {} })
+    blink(1, { lamp = {}, color = "red", on = event })
+  end)
+
+  it("names an argument, and what it is", function()
+    blames("times: integer expected, got nil", blink)
+    blames("times: integer expected, got float", blink, 1.0, {})
+    local event <close> = ckvm.eventfd()
+    blames("times: integer expected, got ckvm eventfd", blink, event)
+  end)
+
+  it("names an option that is unknown, missing or of another type", function()
+    blames("blink: table of options expected, got nil", blink, 1)
+    blames("blink: unknown option 'colour'", blink, 1, { colour = "red", lamp = {} })
+    blames("blink: lamp: table expected, got nil", blink, 1, { color = "red" })
+    blames("blink: color: string expected, got boolean", blink, 1, { color = false, lamp = {} })
+    blames("blink: on: userdata expected, got table", blink, 1, { on = {}, lamp = {} })
+  end)
+
+  it("names objects of ckvm in its own words", function()
+    local function run(vcpu) check.argument("vcpu", vcpu, "ckvm vCPU") end
+    blames("vcpu: vCPU expected, got integer", run, 1)
+  end)
+
+  it("calls what it checks with fields by that word", function()
+    local function draw(point) check.fields("point", point, { x = "integer" }) end
+    draw { x = 1 }
+    blames("point: table of fields expected, got integer", draw, 5)
+    blames("point: unknown field 'y'", draw, { x = 1, y = 2 })
+  end)
+
+  it("blames the caller for what a call raises", function()
+    local function fail(value) check.blame(function() error(value) end) end
+    blames("no lamp", fail, "no lamp")
+    local object = { message = "broken" }
+    assert.equal(object, support.error_of(function() fail(object) end))
+    support.contains("check_spec.lua:", object.where)
+  end)
+end)
