@@ -3,26 +3,12 @@
 --
 --   ckvm-lua scripts/boot.lua [options] [image]
 
-local bios = require "ckvm.bios"
-local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local console = require "ckvm.console"
-local debug_exit = require "ckvm.dev.debug_exit"
-local debugcon = require "ckvm.dev.debugcon"
 local disk = require "ckvm.disk"
-local machine = require "ckvm.machine"
-local pc = require "ckvm.pc"
-local report = require "ckvm.report"
-local uart = require "ckvm.dev.uart"
-local x86 = require "ckvm.x86"
+local launch = require "ckvm.launch"
 
-local SERIAL <const> = 0x3f8
-local LOOK <const> = 0.5 -- seconds: how often to look whether a guest sleeps for good
-local MOST_KEYS <const> = 4096 -- bytes that the BIOS is given at once
-local OFF <const>, WRONG_USE <const>, DEAD <const>, INTERRUPTED <const> = 0, 2, 1, 130 -- status
-
--- Of images that are Linux, unless told.
-local APPEND <const> = { bzimage = "console=ttyS0", pvh = "console=ttyS0" }
+local DEAD <const>, WRONG_USE <const>, INTERRUPTED <const> = 1, 2, 130 -- status
 
 -- A line on standard error, below what the guest has printed.
 local function say(...)
@@ -132,190 +118,56 @@ local function read_file(path, most)
   return table.concat(pieces)
 end
 
--- Prints its message and halts, wherever it is loaded.
+-- Prints its message and ends, wherever it is loaded.
 local function built_in(mode)
   local message = ("Hello from %s mode.\r\n\0"):format(mode)
   local is_16 <const> = mode == "real"
+  local done <const> = mode == "user" and "\x31\xff\xb0\x3c\x0f\x05" -- exit(0) of Linux
+    or "\xf4"                                            -- hlt
   return "\xe8" .. string.pack(is_16 and "<I2" or "<I4", #message) .. message -- call over it
     .. "\x5e"                                             -- pop %si: its address
     .. (is_16 and "" or "\x66") .. "\xba\xf8\x03"         -- mov $0x3f8, %dx
     .. "\xac\x84\xc0\x74\x03"                            -- next: lodsb; test %al, %al; jz done
-    .. "\xee\xeb\xf8\xf4"                                -- out %al, (%dx); jmp next; done: hlt
+    .. "\xee\xeb\xf8" .. done                            -- out %al, (%dx); jmp next; done:
 end
 
 -- The guest ------------------------------------------------------------------
 
--- Where a disk is read and written: in its file, or in a copy of the image that is booted.
-local function open_disk(path, image)
-  if not path then return disk.new(image) end
+-- What is read and written is the file; a disk that is the image is booted from a copy.
+local function open_disk(path)
   local found, message = disk.open(path)
   return found or quit(DEAD, "%s", message)
 end
 
--- What has the guest stop with this value: `self` has the machine when that is called.
-local function stopper(self, value)
-  return function() self.machine.vcpus[1]:stop(value) end
+local function trace_of(kinds)
+  return { kinds = kinds, output = function(line) io.stderr:write(line, "\n") end }
 end
 
--- For test programs: a console of one port, and a way out with a status.
-local function debug_devices(self)
-  local function exit(status) self.machine.vcpus[1]:stop(status) end
-  return { port = 0xe9, device = debugcon.new { write = self.write } },
-    { port = 0xf4, count = 4, device = debug_exit.new { exit = exit } }
-end
+local NAMES <const> = { cmdline = "append" } -- of options that have others here
 
--- Of every machine here.
-local function machine_of(self, config)
-  local options <const> = self.options
-  config.memory, config.cpus = options.memory, options.cpus
-  config.trace = options.trace and {
-    kinds = options.trace, output = function(line) io.stderr:write(line, "\n") end,
-  }
-  return machine.new(config)
-end
-
-local makers = {}
-
--- All that a PC has, with interrupts: for kernels and firmware.
-function makers.pc(self)
-  local options <const>, is_bios <const> = self.options, self.format == "bios"
-  local devices = pc.new {
-    memory = options.memory, cpus = options.cpus, output = self.write, ready = self.ready,
-    disk = options.disk and open_disk(options.disk),
-    poweroff = stopper(self, "poweroff"), reset = stopper(self, "reset"),
-  }
-  for _, device in ipairs { debug_devices(self) } do table.insert(devices, device) end
-  local initrd <const> = options.initrd and read_file(options.initrd, options.memory)
-  self.machine = machine_of(self, {
-    name = self.name, image = self.image, format = self.format, irqchip = true, devices = devices,
-    cmdline = options.append or APPEND[self.format], acpi = not is_bios and pc.ACPI or nil,
-    modules = initrd and { { bytes = initrd } } or nil,
-  })
-  self.console:connect(self.machine.vm, devices.uart)
-end
-
--- Code that is no image, with a serial port.
-function makers.code(self)
-  local options <const> = self.options
-  local port = uart.new { write = self.write, ready = self.ready }
-  self.machine = machine_of(self, {
-    mode = options.mode, code = self.image, at = options.at,
-    devices = { { port = SERIAL, count = 8, device = port }, debug_devices(self) },
-  })
-  self.console:connect(self.machine.vm, port)
-end
-
--- What is typed, for the BIOS: more when the guest has taken all but what its own buffer holds.
-local function keyboard_of(guest)
-  return {
-    room = function() return guest:save().keys == "" and MOST_KEYS or 0 end,
-    receive = function(_, bytes)
-      guest:type(bytes)
-      return #bytes
-    end,
-  }
-end
-
--- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
-function makers.real(self)
-  local options <const>, boots <const> = self.options, self.format ~= "flat"
-  local devices = { debug_devices(self) }
-  table.insert(devices, { port = SERIAL, count = 8, device = uart.new { write = self.write } })
-  if boots then table.insert(devices, pc.EMPTY_BUSES) end
-  self.machine = machine_of(self, {
-    code = not boots and self.image or nil, at = options.at, devices = devices,
-  })
-  local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
-  self.bios = bios.install(vm, {
-    memory = math.min(options.memory, 3 << 30), output = self.write, timer = boots,
-    disk = (boots or options.disk) and open_disk(options.disk, self.image) or nil,
-    above = math.max(options.memory - (3 << 30), 0), input = self.ready,
-    unhandled = function(_, text) vcpu:stop { text = text } end,
-    reboot = stopper(self, "reset"),
-  })
-  self.boots = boots
-  if boots then self.bios:boot(vcpu) end
-  self.console:connect(vm, keyboard_of(self.bios))
-end
-
-local function reset(self)
-  self.machine:reset()
-  if self.boots then self.bios:boot(self.machine.vcpus[1]) end
-end
-
--- Of all that makes no sense together, the first.
-local function check(options, format)
-  local is_code <const> = format == "flat"
-  local kernel <const> = not is_code and format ~= "sector" and format ~= "bios"
-  local real <const> = (options.mode or "real") == "real"
-  local function refuse(name, sense, why)
-    if options[name] and not sense then
-      quit(WRONG_USE, "--%s: %s; see --help", name, why)
-    end
-  end
-  refuse("mode", is_code, options.bios and "firmware has its own" or "a disk starts in real mode")
-  refuse("disk", real, "only code of real mode has one, by its BIOS")
-  refuse("disk", format ~= "sector" or not options.image, "the image is a disk itself")
-  refuse("at", is_code, "the image says itself where it is loaded")
-  refuse("append", kernel, ("%s has no command line"):format(format))
-  refuse("initrd", kernel, ("%s has no place for it"):format(format))
-  refuse("bios", not options.image, "there is an image to boot, and no --disk")
-  if options.cpus > 1 and (format == "sector" or is_code and not options.mode) then
-    quit(WRONG_USE, "--cpus: code of 16 bits has one; see --help")
-  end
-end
-
--- What there is to boot, and what it is: an image, firmware, a disk, or what is built in.
-local function choose(options)
+-- What to launch, of the options.
+local function prepare(options)
   local path <const> = options.bios or options.image
-  if path then
-    local image <const> = read_file(path, options.memory)
-    return image, options.bios and "bios" or options.mode and "flat" or boot.detect(image), path
-  elseif options.disk then
-    return nil, "sector", options.disk
+  if options.bios and options.image then
+    quit(WRONG_USE, "--bios: there is an image to boot, and no --disk; see --help")
   end
-  return built_in(options.mode or "real"), "flat", "the built-in image"
-end
-
-local function build(options)
-  local image, format, path = choose(options)
-  check(options, format)
-  local self = { options = options, image = image, format = format, name = path }
-  self.console = console.new { to = options.console }
-  if self.console.path then say("the console is %s", self.console.path) end
-  self.write = function(bytes) self.console:write(bytes) end
-  self.ready = function() self.console:ready() end
-  local real <const> = format == "sector" or format == "flat" and (options.mode or "real") == "real"
-  local maker = real and makers.real or format == "flat" and makers.code or makers.pc
-  maker(self)
-  return self
+  local image = path and read_file(path, options.memory)
+  if not path and not options.disk then image = built_in(options.mode or "real") end
+  local config <const> = {
+    image = image, name = path or "the built-in image", format = options.bios and "bios",
+    memory = options.memory, cpus = options.cpus, mode = options.mode, at = options.at,
+    cmdline = options.append, disk = options.disk and open_disk(options.disk),
+    initrd = options.initrd and read_file(options.initrd, options.memory),
+    trace = options.trace and trace_of(options.trace),
+  }
+  local name, why = launch.conflict(config)
+  if name then quit(WRONG_USE, "--%s: %s; see --help", NAMES[name] or name, why) end
+  config.console = console.new { to = options.console }
+  if config.console.path then say("the console is %s", config.console.path) end
+  return config
 end
 
 -- Running and the end --------------------------------------------------------
-
--- Whether no interrupt can wake it.
-local function sleeps_for_good(self)
-  for _, vcpu in ipairs(self.machine.vcpus) do
-    local state <const> = vcpu:get_mp_state()
-    local listens <const> = vcpu.regs.rflags & x86.rflags["if"] ~= 0
-    if state == "runnable" or state == "halted" and listens then return false end
-  end
-  return true
-end
-
-local function run_on(self)
-  local limits <const> = self.machine.irqchip and { timeout = LOOK } or nil
-  while true do
-    local why, vcpu, value = self.machine:run(limits)
-    if why == "stopped" and value == "reset" and not self.options.no_reboot then
-      reset(self)
-    elseif why == "timeout" and sleeps_for_good(self) then
-      return "hlt", vcpu or self.machine.vcpus[1]
-    elseif why ~= "timeout" then
-      return why, vcpu, value
-    end
-  end
-end
 
 local function is_interrupt(err)
   return type(err) == "string" and err:find("interrupted!", 1, true) ~= nil
@@ -337,43 +189,33 @@ local function message_of(err)
 end
 
 -- Interrupted by Ctrl-C: where was it?
-local function run(self)
-  local result <const> = table.pack(xpcall(run_on, traced, self))
+local function run(guest, options)
+  local result <const> = table.pack(xpcall(guest.run, traced, guest,
+    { reboot = not options.no_reboot }))
   local done <const>, err <const> = result[1], result[2]
   if done then return table.unpack(result, 2, result.n) end
-  if is_interrupt(err) then return "interrupted", self.machine.vcpus[1] end
-  self.console:close()
+  if is_interrupt(err) then return "interrupted", guest.machine.vcpus[1] end
+  guest:close()
   if type(err) == "table" and err.traceback then error(err.traceback, 0) end
   quit(DEAD, "%s", message_of(err))
 end
 
-local function place(vcpu)
-  local exits <const> = vcpu.stats.total
-  return ("at rip 0x%x after %d exit%s"):format(vcpu.regs.rip, exits, exits == 1 and "" or "s")
-end
-
-local CHOSEN <const> = { poweroff = true, reset = true, quit = true }
-
 -- Ends of a guest's own choice have a line, others a screen.
-local function finish(self, why, vcpu, value)
-  local in_line <const> = self.console:in_line()
-  self.console:close()
-  if math.type(value) == "integer" then os.exit(value & 0xff, true) end
-  if in_line then io.stderr:write("\n") end
-  if why == "hlt" or type(value) == "string" then
-    quit((why == "hlt" or CHOSEN[value]) and OFF or DEAD, "%s %s", value or why, place(vcpu))
-  elseif value then
-    say("%s", value.text or "in ring 3: " .. tostring(value))
-  end
-  io.stderr:write(report.describe(self.machine.vm, vcpu, why), "\n")
-  os.exit(why == "interrupted" and INTERRUPTED or DEAD, true)
+local function finish(guest, why, ...)
+  local status, line, screen = guest:ending(why, ...)
+  local in_line <const> = guest.console:in_line()
+  guest.console:close()
+  if in_line and (line or screen) then io.stderr:write("\n") end
+  if line then say("%s", line) end
+  if screen then io.stderr:write(screen, "\n") end
+  os.exit(why == "interrupted" and INTERRUPTED or status, true)
 end
 
 local function main(...)
   local options <const> = parse { ... }
-  local built, self = pcall(build, options)
-  if built then finish(self, run(self)) end
-  quit(is_interrupt(self) and INTERRUPTED or DEAD, "%s", message_of(self))
+  local launched, guest = pcall(function() return launch.new(prepare(options)) end)
+  if launched then finish(guest, run(guest, options)) end
+  quit(is_interrupt(guest) and INTERRUPTED or DEAD, "%s", message_of(guest))
 end
 
 main(...)

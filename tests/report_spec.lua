@@ -218,6 +218,37 @@ describe("ckvm.report", function()
     says("does not know the instruction (an x87 instruction)", text)
   end)
 
+  describe("of a program in ring 3", function()
+    it("shows the program, and not the stub that has caught it", function()
+      local text = die { mode = "user", code = "\x90" .. UD2 }
+      contains("vCPU 0 has ended after 1 exit: invalid opcode at rip 0x100001.", text)
+      contains("\nat 002b:0000000000100001, long mode, ring 3, linear 0x100001\n", text)
+      contains("90 [0f] 0b", text)
+      contains("rsp 0000000000100000  rip 0000000000100001", text)
+      contains("ss 0023", text)
+    end)
+
+    it("tells what a page fault was for", function()
+      local function code(bytes) return { mode = "user", code = bytes } end
+      says("It writes at 0x1000, which no page maps.", -- movb $1, 0x1000
+        (die(code "\xc6\x04\x25\x00\x10\x00\x00\x01")))
+      says("It reads at 0x2000, which no page maps.", -- mov 0x2000, %al
+        (die(code "\x8a\x04\x25\x00\x20\x00\x00")))
+      says("It runs code at 0x3000, which no page maps.", -- mov $0x3000, %eax; jmp *%rax
+        (die(code "\xb8\x00\x30\x00\x00\xff\xe0")))
+      local stub <const> = "\x48\xb8\x00\x10\x00\x00\x00\x80\xff\xff" -- mov $(stubs), %rax
+      says("It reads at 0xffff800000001000, and that page does not let ring 3 do so.",
+        (die(code(stub .. "\x8a\x00")))) -- mov (%rax), %al
+    end)
+
+    it("tells of an instruction of ring 0, and of a system call", function()
+      says("Likely cause: cli is not for ring 3 here.", (die { mode = "user", code = "\xfa" }))
+      local text = die { mode = "user", code = "\xb0\x27\x0f\x05" } -- mov $39, %al; syscall
+      contains("system call 39, to return to rip 0x100004", text)
+      says("Nobody answers its system calls.", text)
+    end)
+  end)
+
   it("tells of a state that the CPU refuses", function()
     local m = machine.new { mode = "long", code = "\xf4" }
     local text = with_exit(m, { reason = "fail_entry", hardware_entry_failure_reason = 0x80000021 })

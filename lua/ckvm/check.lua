@@ -2,8 +2,8 @@
 -- not the one where they were noticed.
 --
 -- Types are named as `math.type` and `type` tell them, and `"ckvm VM"` and the like for ckvm's
--- objects; in a table of types, a `?` behind one says that the value may be left out, and
--- `"userdata"` stands for every object.
+-- objects; `"number"` stands for integers and floats, `"userdata"` for every object. In a table of
+-- types, a `?` behind one says that the value may be left out.
 -- @module ckvm.check
 -- @usage
 -- local check = require "ckvm.check"
@@ -13,6 +13,8 @@
 -- end
 -- blink(3, { color = "red" })
 local check = {}
+
+local WIDE <const> = { number = true, userdata = true } -- types that others are of, too
 
 -- "integer", "table", "ckvm vCPU".
 local function type_of(value)
@@ -24,7 +26,7 @@ end
 local function in_words(kind) return (kind:gsub("^ckvm ", "")) end
 
 local function fits(value, kind)
-  return type_of(value) == kind or kind == "userdata" and type(value) == kind
+  return type_of(value) == kind or WIDE[kind] and type(value) == kind
 end
 
 --- Checks one argument.

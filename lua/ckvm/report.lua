@@ -107,6 +107,7 @@ local STOPS <const> = {
 }
 
 local function reason(state)
+  if state.fault then return tostring(state.fault) end
   local describe = state.exit.reason and REASONS[state.why]
   return STOPS[state.why] or describe and describe(state.exit) or "exit " .. state.why
 end

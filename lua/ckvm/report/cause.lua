@@ -166,8 +166,43 @@ for _, why in ipairs { "timeout", "exits", "kicked", "stopped", "interrupted" } 
   of[why] = unfinished
 end
 
+-- Programs in ring 3 ---------------------------------------------------------------
+
+local MOST_CODE <const> = 15 -- bytes of an instruction
+
+local function has(fault, bit) return fault.error & x86.page_fault[bit] ~= 0 end
+
+-- Without NX and SMEP no bit tells that it was code.
+local function page_fault(fault)
+  local is_code <const> = math.ult(fault.address - fault.rip, MOST_CODE)
+  local what <const> = has(fault, "write") and "writes" or is_code and "runs code" or "reads"
+  return ("It %s at 0x%x, %s."):format(what, fault.address, has(fault, "present")
+    and "and that page does not let ring 3 do so" or "which no page maps")
+end
+
+local PRIVILEGED <const> = {}
+for name in ("hlt cli sti in out ins outs clts sysret sysexit wrmsr rdmsr ltr lgdt lidt invlpg "
+    .. "invpcid xsetbv iret"):gmatch "%S+" do
+  PRIVILEGED[name] = true
+end
+PRIVILEGED["mov from cr"], PRIVILEGED["mov to cr"] = true, true
+
+local function program(state)
+  local fault <const> = state.fault
+  local name <const> = instruction.name(state.code, state.bits)
+  if fault.vector == PF then
+    return page_fault(fault)
+  elseif fault.vector == x86.vector.gp and PRIVILEGED[name] then
+    return ("%s is not for ring 3 here."):format(name)
+  elseif fault.name == "syscall" then
+    return "Nobody answers its system calls."
+  end
+  return bad_code(state)
+end
+
 -- A paragraph, or nil.
 function cause.find(state)
+  if state.fault then return program(state) end
   return of[state.why] and of[state.why](state)
 end
 

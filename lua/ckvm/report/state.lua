@@ -73,10 +73,21 @@ local function was_reset(self)
     and cs.base == 0xffff0000
 end
 
+-- Of a program of ring 3 whose fault a stub has caught the state is its own, and not the stub's.
+local function leave_stub(self, fault)
+  if not fault or fault.cs & 3 == 0 then return nil end
+  for _, name in ipairs { "rip", "rsp", "rflags" } do self.regs[name] = fault[name] end
+  local bits <const> = fault.cs == x86.selector.user_code and 64 or 32
+  self.sregs.cs = x86.segment("code", { selector = fault.cs, bits = bits })
+  self.sregs.ss = x86.segment("data", { selector = fault.ss })
+  return fault
+end
+
 -- why: what the run has returned.
 function state.read(vm, vcpu, why)
   local self = setmetatable({ vm = vm, vcpu = vcpu, why = why }, meta)
   self.regs, self.sregs = vcpu:get_regs(), vcpu:get_sregs()
+  self.fault = leave_stub(self, try(x86.fault, vcpu))
   self.exit = copy_exit(vcpu, why)
   self.mode, self.bits, self.ring = mode_of(self.regs, self.sregs)
   self.rip = self:linear(self.sregs.cs, self.regs.rip)
