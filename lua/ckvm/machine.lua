@@ -13,6 +13,7 @@
 local check = require "ckvm.check"
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
+local config = require "ckvm.machine.config"
 local dev = require "ckvm.dev"
 local state = require "ckvm.machine.state"
 local trace = require "ckvm.trace"
@@ -21,83 +22,13 @@ local x86 = require "ckvm.x86"
 local machine = {}
 local meta = { __index = machine }
 
--- Below 1 MiB, where no code of protected and long mode is: descriptors, and page tables for 4 GiB.
-local GDT <const>, TABLES <const> = 0x500, 0x1000
+local HOLE <const>, TABLES <const>, STUBS_SIZE <const> =
+  config.HOLE, config.TABLES, config.STUBS_SIZE
+local GDT <const> = 0x500 -- below the tables
+local ABOVE <const> = 4 << 30 -- where memory goes on behind the hole
 local REACH <const> = 4 << 30 -- what long mode has mapped
-local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- where a PC has devices and not memory
 local LARGE_PAGE <const> = 2 << 20
-local PAGE <const>, MOST_MEMORY <const> = 0x1000, 256 << 30
-local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000, user = 0x100000 }
-local STUBS_SIZE <const> = 0xf000 -- of user mode, for each vCPU, with its page tables
 local STUBS_PORT <const> = 0xf0
-
--- The table ------------------------------------------------------------------
-
-local OPTIONS <const> = {
-  memory = "integer?", cpus = "integer?", mode = "string?", code = "string?", at = "integer?",
-  regs = "table?", devices = "table?", irqchip = "boolean?", kvm = "userdata?", image = "string?",
-  name = "string?", cmdline = "string?", modules = "table?", acpi = "table?",
-  format = "string?", trace = "table?",
-}
-local OF_IMAGES <const> = { "name", "cmdline", "modules", "acpi", "format" }
-
-local function fail(level, ...) error((...):format(select(2, ...)), level + 1) end
-
--- An image says itself where it starts, and in which mode.
-local function check_image(config)
-  for _, key in ipairs(config.image and { "code", "mode", "at" } or OF_IMAGES) do
-    if config[key] ~= nil then
-      local why <const> = config.image and "an image, which has its own" or "no image"
-      fail(4, "%s: there is %s", key, why)
-    end
-  end
-  if config.image and (config.cpus or 1) > 1 and not config.irqchip then
-    fail(4, "cpus: %d with an image take an irqchip, for the first to start the others",
-      config.cpus)
-  end
-end
-
-local function check_devices(devices)
-  for i, device in ipairs(devices or {}) do
-    local kind <const> = math.type(device) or type(device)
-    if kind ~= "table" then
-      fail(4, "devices: table expected as number %d, got %s", i, kind)
-    end
-  end
-end
-
-local function acpi_of(options, cpus)
-  local copy = dev.copy(options)
-  copy.cpus = copy.cpus or cpus
-  return copy
-end
-
-local function read_config(config)
-  check_image(config)
-  check_devices(config.devices)
-  local memory, cpus = config.memory or 16 << 20, config.cpus or 1
-  local mode = config.mode or "real"
-  if not STARTS[mode] then fail(3, "mode: '%s' is none of real, protected, long, user", mode) end
-  local at, low = config.at or STARTS[mode], math.min(memory, HOLE)
-  local tables = mode == "user" and TABLES + cpus * STUBS_SIZE or 0x10000 -- the end of them
-  if memory < 0x100000 or memory % PAGE ~= 0 or memory > MOST_MEMORY then
-    fail(3, "memory: 0x%x is not a number of whole pages between 1 MiB and 256 GiB", memory)
-  elseif cpus < 1 then
-    fail(3, "cpus: %d is less than 1", cpus)
-  elseif at < 0 or at >= low then
-    fail(3, "at: 0x%x is not in memory, which ends at 0x%x", at, low)
-  elseif #(config.code or "") > low - at then
-    fail(3, "code: 0x%x bytes at 0x%x do not fit in memory, which ends at 0x%x", #config.code, at,
-      low)
-  elseif mode ~= "real" and at < tables then
-    fail(3, "at: 0x%x is where the machine has descriptors and page tables, below 0x%x", at, tables)
-  end
-  return { memory = memory, cpus = cpus, mode = mode, at = at, code = config.code,
-    regs = config.regs or {}, devices = config.devices or {}, irqchip = config.irqchip,
-    image = config.image, options = { name = config.name, cmdline = config.cmdline,
-      modules = config.modules, format = config.format, memory = low, high_memory = memory - low,
-      acpi = config.acpi and acpi_of(config.acpi, cpus) } }
-end
 
 -- Making ---------------------------------------------------------------------
 
@@ -178,9 +109,9 @@ local function start_all(self)
 end
 
 -- The VM with its memory and its vCPUs, which are not yet where they start.
-local function make(self, config)
-  self.opened = not config.kvm and ckvm.open() or nil
-  local kvm <const> = config.kvm or self.opened
+local function make(self, options)
+  self.opened = not options.kvm and ckvm.open() or nil
+  local kvm <const> = options.kvm or self.opened
   local vm = kvm:create_vm()
   self.vm, self.vcpus, self.stubs, self.bus = vm, {}, {}, vm
   if self.irqchip then
@@ -194,7 +125,7 @@ local function make(self, config)
     set_cpuid(self.vcpus[id + 1], cpuid, self.cpus)
   end
   if self.mode == "user" then make_stubs(self) end
-  if config.trace then self.bus = trace_of(vm, config.trace) end
+  if options.trace then self.bus = trace_of(vm, options.trace) end
 end
 
 -- What closes a machine that an error has left half made.
@@ -214,40 +145,40 @@ end
 -- In user mode the code runs in ring 3, with all ports but 0xf0, where the KVM has ports there,
 -- and memory up to 4 GiB, but for the lowest: an exception or a SYSCALL ends the run, with
 -- `"stopped"` and what `ckvm.x86.fault` tells of it. With `ckvm.x86.resume` it can go on.
--- @tparam table config
--- @tparam[opt=0x1000000] integer config.memory bytes, whole pages, 1 MiB at least
--- @tparam[opt=1] integer config.cpus how many vCPUs
--- @tparam[opt="real"] string config.mode `"real"`, `"protected"`, `"long"` or `"user"`
--- @tparam[opt] string config.code bytes, put into memory at `at`
--- @tparam[opt] integer config.at address of the code, and where it starts: 0x7c00 in real mode,
+-- @tparam table options
+-- @tparam[opt=0x1000000] integer options.memory bytes, whole pages, 1 MiB at least
+-- @tparam[opt=1] integer options.cpus how many vCPUs
+-- @tparam[opt="real"] string options.mode `"real"`, `"protected"`, `"long"` or `"user"`
+-- @tparam[opt] string options.code bytes, put into memory at `at`
+-- @tparam[opt] integer options.at address of the code, and where it starts: 0x7c00 in real mode,
 -- 0x100000 in the others
--- @tparam[opt] string config.image bytes of an image that `ckvm.boot` knows, in the place of
+-- @tparam[opt] string options.image bytes of an image that `ckvm.boot` knows, in the place of
 -- `mode`, `code` and `at`
--- @tparam[opt="image"] string config.name of the image, for messages
--- @tparam[opt] string config.format its format, for what `ckvm.boot.detect` takes for another
--- @tparam[opt] string config.cmdline its command line
--- @tparam[opt] table config.modules a list of `{ bytes =, cmdline = }`, for images that take
+-- @tparam[opt="image"] string options.name of the image, for messages
+-- @tparam[opt] string options.format its format, for what `ckvm.boot.detect` takes for another
+-- @tparam[opt] string options.cmdline its command line
+-- @tparam[opt] table options.modules a list of `{ bytes =, cmdline = }`, for images that take
 -- modules
--- @tparam[opt] table config.acpi what the image is to find as ACPI tables, as for
+-- @tparam[opt] table options.acpi what the image is to find as ACPI tables, as for
 -- `ckvm.acpi.tables`; `cpus` is the machine's unless told
--- @tparam[opt] table config.regs more registers than rip, values by name, as `vcpu:set_regs` takes
+-- @tparam[opt] table options.regs more registers than rip, values by name, as `vcpu:set_regs` takes
 -- them
--- @tparam[opt] table config.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
+-- @tparam[opt] table options.devices list of what `vm:attach_io` and `vm:attach_mmio` take, and of
 -- objects with a method `attach(vm)`
--- @tparam[opt=false] boolean config.irqchip the kernel's interrupt controllers, and its PIT
--- @tparam[opt] table config.trace which exits to tell of, and to whom: `kinds` and `output` of
+-- @tparam[opt=false] boolean options.irqchip the kernel's interrupt controllers, and its PIT
+-- @tparam[opt] table options.trace which exits to tell of, and to whom: `kinds` and `output` of
 -- `ckvm.trace`
--- @tparam[opt] kvm config.kvm the system; if left out, it is opened
+-- @tparam[opt] kvm options.kvm the system; if left out, it is opened
 -- @treturn table the machine, with fields `vm` and `vcpus`
 -- @raise what the calls raise that it makes, with all closed that was made; a string for a wrong
 -- table or image
 -- @usage
 -- local m = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
-function machine.new(config)
-  check.options("machine", config, OPTIONS)
-  local self = read_config(config)
+function machine.new(options)
+  check.options("machine", options, config.OPTIONS)
+  local self = config.read(options)
   local _ <close> = close_at_error(self)
-  check.blame(function() make(self, config) end)
+  check.blame(function() make(self, options) end)
   for _, device in ipairs(self.devices) do
     if device.attach then
       device:attach(self.bus)
@@ -255,7 +186,7 @@ function machine.new(config)
       check.blame(function() attach(self.bus, device) end)
     end
   end
-  self.new_state = state.save(self, config.kvm or self.opened)
+  self.new_state = state.save(self, options.kvm or self.opened)
   check.blame(function() start_all(self) end)
   return setmetatable(self, meta)
 end
