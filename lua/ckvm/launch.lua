@@ -30,6 +30,8 @@ local meta = { __index = launch }
 
 local MEMORY <const> = 256 << 20
 local LOOK <const> = 0.5 -- seconds: how often to look whether a guest sleeps for good
+local SLACK <const> = 1 -- seconds that a handler may run beyond the time that a guest has
+local LOOKED_AT <const> = {}
 
 -- Options --------------------------------------------------------------------
 
@@ -160,11 +162,18 @@ end
 
 local RUN <const> = { timeout = "number?", reboot = "boolean?" }
 
--- How long until it has to be looked at, in seconds; nil: for ever.
-local function slice(self, deadline)
-  local left <const> = deadline and math.max(deadline - ckvm.now(), 0)
-  if not self.machine.irqchip then return left end
-  return left and math.min(left, LOOK) or LOOK
+-- Has the guest stop to be looked at, if it may sleep for good or has `left` seconds. A deadline
+-- of the run would be one for handlers, too, and a busy machine is slow with them.
+local function watch(self, left)
+  local seconds <const> = math.min(left or math.huge, self.machine.irqchip and LOOK or math.huge)
+  if seconds == math.huge then return nil end
+  return self.machine.vm:after(seconds, function(vcpu) vcpu:stop(LOOKED_AT) end)
+end
+
+-- Runs it until it ends, or has stopped to be looked at.
+local function run_once(self, left)
+  local _ <close> = watch(self, left)
+  return self.machine:run { timeout = left and left + SLACK }
 end
 
 --- Runs it until it ends. A guest that resets itself starts anew, and one whose vCPUs all sleep
@@ -189,15 +198,16 @@ function launch.run(self, options)
   check.options("run", options, RUN)
   local deadline <const> = options.timeout and ckvm.now() + options.timeout
   while true do
-    local why, vcpu, value = self.machine:run { timeout = slice(self, deadline) }
-    if why == "stopped" and value == "reset" and options.reboot ~= false then
+    local left <const> = deadline and math.max(deadline - ckvm.now(), 0)
+    local why, vcpu, value = run_once(self, left)
+    if value == "reset" and options.reboot ~= false then
       launch.reset(self)
-    elseif why ~= "timeout" then
+    elseif why ~= "timeout" and value ~= LOOKED_AT then
       return why, vcpu, value
     elseif self.machine.irqchip and sleeps_for_good(self) then
       return "hlt", vcpu or self.machine.vcpus[1]
     elseif deadline and ckvm.now() >= deadline then
-      return why, vcpu or self.machine.vcpus[1]
+      return "timeout", vcpu or self.machine.vcpus[1]
     end
   end
 end
