@@ -207,6 +207,13 @@ describe("A machine", function()
     end
   end)
 
+  it("tells its processor that it is a guest's, so that KVM's clock is looked for", function()
+    local m <close> = machine.new { cpus = 2, code = "\xf4" }
+    for _, vcpu in ipairs(m.vcpus) do
+      assert(x86.cpuid_has(vcpu:get_cpuid2(), "hypervisor"))
+    end
+  end)
+
   it("forgets with a reset how vCPUs have ended before", function()
     local other, first = ckvm.eventfd(), true
     -- The first waits until the other is in its handler, too: both are stopped.
