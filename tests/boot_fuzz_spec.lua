@@ -6,7 +6,7 @@ local ckvm = require "ckvm"
 local images = require "boot_images"
 local support = require "support"
 
-local MEMORY <const> = 1 << 20
+local MEMORY <const> = 0x110000 -- more than 1 MiB, which some are loaded at
 local NAME <const> = "fuzz.img"
 
 local random = math.random
@@ -35,12 +35,13 @@ local function corpus()
     .. images.tag(99, 1, "12345") }, 0, 16, 40)
   add(images.bzimage { code64 = code, pref_address = 0x8000, init_size = 0x1000 }, 0x1f1, 0x200,
     0x230, 0x250)
+  add(images.linux16 { real = code, code = code }, 0x1f1, 0x200, 0x210, 0x228)
   return list
 end
 
 local NUMBERS <const> = {
   0, 1, 2, 3, 4, 7, 8, 12, 16, 32, 0xfff, 0x1000, 0x8000, 0xffff, 0x10000, 0x90000, 0xfffff,
-  0x100000, 0x7fffffff, 0x80000000, 0xfffffff0, 0xffffffff, 1 << 32, math.maxinteger,
+  0x100000, MEMORY, 0x7fffffff, 0x80000000, 0xfffffff0, 0xffffffff, 1 << 32, math.maxinteger,
   math.mininteger, -16, -1,
 }
 
@@ -107,9 +108,11 @@ local function mutate(valid)
 end
 
 local FORMATS <const> = {
-  "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
+  "linux16", "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
 }
-local TAKES_MORE <const> = { bzimage = true, multiboot2 = true, multiboot = true, pvh = true }
+local TAKES_MORE <const> = {
+  linux16 = true, bzimage = true, multiboot2 = true, multiboot = true, pvh = true,
+}
 
 local function options_for(bytes)
   local options = { name = NAME, memory = MEMORY }

@@ -111,8 +111,8 @@ function images.pvh(fields)
   }
 end
 
--- A bzImage of protocol 2.15 with one sector of real-mode code: `code` is its 32-bit entry, and
--- `code64` the one 0x200 behind that. The fields are right unless told.
+-- A bzImage of protocol 2.15 with one sector of real-mode code, `real`: `code` is its 32-bit entry,
+-- and `code64` the one 0x200 behind that. The fields are right unless told.
 function images.bzimage(fields)
   local setup = padded("", 1024)
   local function put(at, format, value)
@@ -124,12 +124,20 @@ function images.bzimage(fields)
   put(0x202, "c4", "HdrS")
   put(0x206, "<I2", fields.version or 0x20f)
   put(0x211, "<I1", fields.loadflags or 1)
+  put(0x214, "<I4", fields.code32_start or 0x100000)
   put(0x22c, "<I4", fields.initrd_addr_max or 0x7fffffff)
   put(0x236, "<I2", fields.xloadflags or 1)
   put(0x238, "<I4", fields.cmdline_size or 0x7ff)
   put(0x258, "<I8", fields.pref_address or 0x200000)
   put(0x260, "<I4", fields.init_size or 0x4000)
+  if fields.real then put(0x264, "c" .. #fields.real, fields.real) end
   return setup .. padded(fields.code or "", 0x200) .. (fields.code64 or "")
+end
+
+-- One that has no other entry than `real`.
+function images.linux16(fields)
+  fields.code32_start, fields.xloadflags = fields.code32_start or 0, fields.xloadflags or 0
+  return images.bzimage(fields)
 end
 
 return images

@@ -19,7 +19,7 @@ local x86 = require "ckvm.x86"
 
 -- An image is of the first whose test says so; the last takes anything.
 local FORMATS <const> = {
-  "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
+  "linux16", "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
 }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
@@ -29,13 +29,13 @@ local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 <<
 
 --- Tells what an image is, by the tests of the formats themselves.
 --
--- `"bzimage"`: Linux, with its setup header at 0x1f1. `"multiboot2"` and `"multiboot"`: a file, be
--- it ELF or not, with a header of Multiboot 2 in its first 32768 bytes, or else with one of
--- Multiboot 1 in its first 8192.
--- `"pvh"`: an ELF file with a note of Xen's PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF
--- file. `"sector"`: the first sector of a disk, or all of a disk, with 0x55 0xaa at 510. `"bios"`:
--- a PC's firmware, of up to 16 MiB in units of 64 KiB, with a jump 16 bytes before its end.
--- `"flat"`: nothing of these.
+-- `"bzimage"`: Linux, with its setup header at 0x1f1. `"linux16"`: the same where the header tells
+-- of no entry but the one in real mode, as that of iPXE's .lkrn does. `"multiboot2"` and
+-- `"multiboot"`: a file, be it ELF or not, with a header of Multiboot 2 in its first 32768 bytes,
+-- or else with one of Multiboot 1 in its first 8192. `"pvh"`: an ELF file with a note of Xen's
+-- PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF file. `"sector"`: the first sector of a
+-- disk, or all of a disk, with 0x55 0xaa at 510. `"bios"`: a PC's firmware, of up to 16 MiB in
+-- units of 64 KiB, with a jump 16 bytes before its end. `"flat"`: nothing of these.
 -- @tparam string bytes the whole image
 -- @treturn string the name of a format
 -- @raise only for misuse
@@ -99,7 +99,10 @@ end
 -- there is and its map, and the name of the boot loader. With `"pvh"` it is the same without the
 -- name: an `hvm_start_info` in EBX, whose first module is Linux's initrd. A bzImage is started by
 -- the 64-bit boot protocol, or by the 32-bit one where it has none, with `boot_params` in RSI; its
--- only module is the initrd. What `ckvm.acpi` tells is found by its signature between 0xe0000 and
+-- only module is the initrd. With `"linux16"` it is started by the 16-bit boot protocol, in real
+-- mode at 1020:0000, with interrupts off: for what else has that header (memdisk's does not tell
+-- that it has no other entry) the caller names the format. It wants a BIOS: `ckvm.bios` boots it,
+-- too. What `ckvm.acpi` tells is found by its signature between 0xe0000 and
 -- 0xfffff, and told to the formats that have a place for it.
 --
 -- A PC's firmware ends at 4 GiB, where it is read-only memory that is added to the VM, unless there
