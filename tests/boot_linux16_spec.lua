@@ -1,10 +1,14 @@
--- ckvm.boot with images that are entered by Linux's 16-bit boot protocol: which they are, where
--- things are, what the code finds, and what is refused.
+-- ckvm.boot and ckvm.bios with images that are entered by Linux's 16-bit boot protocol: which they
+-- are, where things are, what the code finds, and what is refused.
 
+local bios = require "ckvm.bios"
 local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
+local disk = require "ckvm.disk"
 local images = require "boot_images"
 local support = require "support"
+
+local blames = support.blames
 
 local MiB <const> = 1 << 20
 local HLT <const> = "\xf4"
@@ -154,5 +158,99 @@ describe("ckvm.boot: an image with a real-mode entry only", function()
     } do
       it(case[1], function() refuses(table.unpack(case)) end)
     end
+  end)
+end)
+
+-- With a BIOS -----------------------------------------------------------------------
+
+describe("ckvm.bios: boot with an image", function()
+  before_each(support.need_kvm)
+
+  -- A BIOS in a VM of its own; what it puts out is in the list `output`.
+  local function make(options)
+    local g = { output = {}, vm = guest() }
+    options.memory = 4 * MiB
+    options.output = function(bytes) table.insert(g.output, bytes) end
+    g.vcpu, g.bios = g.vm:create_vcpu(0), bios.install(g.vm, options)
+    return g
+  end
+
+  local function run_bios(g, fields, options)
+    local whole = options or {}
+    whole.image = images.linux16(fields)
+    g.bios:boot(g.vcpu, whole)
+    local why = g.vcpu:run(support.LIMITS)
+    return why, table.concat(g.output)
+  end
+
+  -- Prints its command line: mov (0x228), %eax; shr $4, %eax; mov %ax, %ds; xor %si, %si
+  -- next: lodsb; test %al, %al; jz done; mov $0x0e, %ah; int $0x10; jmp next; done: hlt
+  local PRINT <const> = "\x66\xa1\x28\x02\x66\xc1\xe8\x04\x8e\xd8\x31\xf6"
+    .. "\xac\x84\xc0\x74\x06\xb4\x0e\xcd\x10\xeb\xf5\xf4"
+
+  it("has it call the BIOS, with interrupts off, and the number of the disk in DL", function()
+    local g = make {}
+    assert.same({ "hlt", "quiet splash" },
+      { run_bios(g, { real = PRINT }, { cmdline = "quiet splash" }) })
+    assert.same({ 0x1e00, 0, 0 },
+      { g.vcpu.sregs.ds.selector, g.vcpu.regs.rflags & 0x200, g.vcpu.regs.rdx })
+    g = make { disk = disk.new(("\0"):rep(512)) }
+    assert.equal("hlt", (run_bios(g, { real = HLT })))
+    assert.equal(0x80, g.vcpu.regs.rdx)
+  end)
+
+  it("leaves vectors and data area as they are, and the image the rest of the map", function()
+    local g = make {}
+    local before = { g.vm:read(0, 0x46c), g.vm:read(0xf0000, 0x10000) }
+    -- mov $0x88, %ah; int $0x15; mov %ax, %bx; int $0x12; hlt
+    run_bios(g, { real = "\xb4\x88\xcd\x15\x89\xc3\xcd\x12\xf4", code = "kernel" },
+      { modules = { { bytes = "initrd" } } })
+    assert.same(before, { g.vm:read(0, 0x46c), g.vm:read(0xf0000, 0x10000) })
+    assert.same({ 640, 3 << 10 }, { g.vcpu.regs.rax & 0xffff, g.vcpu.regs.rbx & 0xffff })
+    assert.equal("kernel", g.vm:read(MiB, 6))
+    assert.equal("initrd", g.vm:read(4 * MiB - 0x1000, 6))
+  end)
+
+  it("boots it anew, as it was", function()
+    local g, fields = make {}, { real = "\xfe\x06\x70\x02\xa0\x70\x02\xf4" .. ("\0"):rep(8) }
+    for _ = 1, 2 do -- incb (0x270); mov (0x270), %al; hlt
+      assert.equal("hlt", (run_bios(g, fields)))
+      assert.equal(1, g.vcpu.regs.rax & 0xff)
+    end
+  end)
+
+  it("boots a sector", function()
+    local g = make {}
+    g.bios:boot(g.vcpu, { image = images.sector "\xf4" })
+    assert.equal("hlt", (g.vcpu:run(support.LIMITS)))
+    assert.same({ 0x7c01, 0x200 }, { g.vcpu.regs.rip, g.vcpu.regs.rflags & 0x200 })
+  end)
+
+  it("boots what is called by its format's name", function()
+    local g = make {}
+    local image <const> = images.bzimage { real = HLT }
+    blames("memdisk: the format 'bzimage' is none that a BIOS starts", g.bios.boot, g.bios, g.vcpu,
+      { image = image, name = "memdisk" })
+    g.bios:boot(g.vcpu, { image = image, format = "linux16" })
+    assert.equal("hlt", (g.vcpu:run(support.LIMITS)))
+  end)
+
+  it("refuses what it cannot boot, and blames the caller", function()
+    local g = make {}
+    local function refused(message, options)
+      blames(message, g.bios.boot, g.bios, g.vcpu, options)
+    end
+    refused("boot: table of options expected, got string", "x")
+    refused("boot: image: string expected, got nil", {})
+    refused("boot: unknown option 'disk'", { image = "", disk = {} })
+    refused("image: the format 'flat' is none that a BIOS starts", { image = "x" })
+    refused("a.out: the format 'elf' is none that a BIOS starts", { image = "\x7fELF",
+      name = "a.out" })
+    refused("image: the format 'exe' is none that a BIOS starts", { image = "", format = "exe" })
+    refused("image: version 0x201 is before 0x202", { image = images.linux16 { version = 0x201 } })
+    refused("cmdline: has a zero byte, which would end it", { image = images.linux16 {},
+      cmdline = "a\0" })
+    refused("cmdline: the format 'sector' has no place for it", { image = images.sector "",
+      cmdline = "a" })
   end)
 end)

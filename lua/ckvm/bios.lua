@@ -37,6 +37,7 @@ local check = require "ckvm.check"
 local ckvm = require "ckvm"
 local clock = require "ckvm.bios.clock"
 local dev = require "ckvm.dev"
+local image = require "ckvm.bios.image"
 local keyboard = require "ckvm.bios.keyboard"
 local rom = require "ckvm.bios.rom"
 local rtc = require "ckvm.dev.rtc"
@@ -198,27 +199,40 @@ function bios.install(vm, options)
   return self
 end
 
+-- Booting ------------------------------------------------------------------------
+
+local IMAGE <const> = {
+  image = "string", name = "string?", format = "string?", cmdline = "string?", modules = "table?",
+}
+
 --- Boots the disk: puts the memory of the BIOS back to what it was, the first sector to 0x7c00, and
 -- the vCPU to its start there, in real mode, with the number of the disk in DL. Keys that were
 -- typed stay.
+--
+-- With an image it boots that as a boot loader does, and the disk is there for what it asks of it.
+-- The image is one of the formats `"linux16"` and `"sector"` of `ckvm.boot`.
 -- @tparam vcpu vcpu that is to start
--- @raise a string that begins with the disk's name, if there is none, it cannot be read, or its
--- first sector has not 0x55 0xaa at 510; what `ckvm.boot.enter` raises
+-- @tparam[opt] table options
+-- @tparam string options.image bytes of the image
+-- @tparam[opt="image"] string options.name of the image, for messages
+-- @tparam[opt] string options.format its format, for what `ckvm.boot.detect` takes for another
+-- @tparam[opt] string options.cmdline its command line
+-- @tparam[opt] table options.modules a list of `{ bytes = }`: the initrd
+-- @raise a string that names the disk, if there is none, it cannot be
+-- read, or its first sector has not 0x55 0xaa at 510; one that names the image, and says what is
+-- wrong with it; what `ckvm.boot.load` and `ckvm.boot.enter` raise
 -- @usage
 -- local m <close> = require("ckvm.machine").new { memory = 1 << 20 }
 -- local disk = require("ckvm.disk").new("\xf4" .. ("\0"):rep(509) .. "\x55\xaa") -- hlt
 -- local bios = require("ckvm.bios").install(m.vm, { memory = 1 << 20, disk = disk })
 -- bios:boot(m.vcpus[1])
 -- assert(m:run { timeout = 10 } == "hlt")
-function bios:boot(vcpu)
+function bios:boot(vcpu, options)
   check.argument("vcpu", vcpu, "ckvm vCPU")
-  local disk <const> = self.disk
-  if not disk then error("disk: there is none to boot", 2) end
-  local bytes, message = disk:read(0, math.min(2, disk.sectors)) -- a kernel is told by the second
-  if not bytes then error(message, 2) end
-  local name <const> = disk.name or "disk"
-  local start = boot.load(self.vm, bytes, { name = name, memory = self.memory, format = "sector" })
-  start.regs.rdx, start.regs.rflags = self.drive, INTERRUPTS_ON
+  if options ~= nil then check.options("boot", options, IMAGE) end
+  local start
+  check.blame(function() start = image.load(self, options) end)
+  start.regs.rflags = start.regs.rflags or INTERRUPTS_ON
   keyboard.take_back(self)
   reset(self)
   check.blame(function() boot.enter(vcpu, start) end)
