@@ -274,6 +274,20 @@ describe("bios.install", function()
     assert.equal(before, support.settled_fds())
   end)
 
+  it("leaves no descriptor behind where it fails", function()
+    local g = make()
+    local before = support.settled_fds()
+    blames("0xb1", bios.install, g.vm, { memory = MEMORY })
+    assert.equal(before, support.count_fds())
+    local vm = ckvm.open():create_vm()
+    vm:add_memory { gpa = 0, size = MEMORY }
+    before = support.settled_fds()
+    contains("no time", support.error_of(bios.install, vm, { memory = MEMORY,
+      time = function() error "no time" end }))
+    assert.equal(before, support.count_fds())
+    bios.install(vm, { memory = MEMORY })
+  end)
+
   it("raises what the script's functions raise", function()
     local g = make { output = function() error "no terminal" end }
     contains("no terminal", support.error_of(ask, g, 0x10, { rax = 0x0e41 }))
@@ -291,6 +305,73 @@ describe("bios.install", function()
     blames("state: unknown key 'x'", other.bios.load, other.bios, { x = 1 })
     state.keys = "odd"
     blames("state: keys: 3 bytes, where each key has two", other.bios.load, other.bios, state)
+  end)
+end)
+
+describe("bios:close", function()
+  before_each(support.need_kvm)
+
+  it("closes its descriptors, twice, and before or after the VM", function()
+    local vm = ckvm.open():create_vm()
+    vm:add_memory { gpa = 0, size = MEMORY }
+    local before = support.settled_fds()
+    do
+      local _ <close> = bios.install(vm, { memory = MEMORY, ticks = false })
+      assert.equal(before + 2, support.count_fds())
+    end
+    assert.equal(before, support.count_fds())
+    local b = bios.install(vm, { memory = MEMORY, ticks = false })
+    vm:close()
+    b:close()
+    b:close()
+    assert(support.count_fds() < before)
+  end)
+
+  it("ends the run at the guest's next call, and boots no more", function()
+    local g = run("\x90\xf4\xcd\x12\xf4") -- nop; hlt; int $0x12; hlt
+    g.bios:close()
+    assert.equal("io_out", (g.vcpu:run(support.LIMITS)))
+    blames("bios: closed", g.bios.boot, g.bios, g.vcpu)
+    bios.install(g.vm, { memory = MEMORY }) -- its port is free
+  end)
+
+  it("stops the ticks, and leaves HLT alone", function()
+    local calls = 0
+    local g = make { timer = true, time = function()
+      calls = calls + 1
+      return TIME
+    end }
+    g.bios:close()
+    calls = 0
+    g.vm:write(START, "\xeb\xfe") -- jmp .
+    x86.enter(g.vcpu, "real", { rip = START, rsp = START })
+    assert.equal("timeout", (g.vcpu:run { timeout = 0.2 }))
+    g.vm:write(START, "\xfb\xf4") -- sti; hlt
+    x86.enter(g.vcpu, "real", { rip = START, rsp = START })
+    assert.equal("hlt", (g.vcpu:run(support.LIMITS)))
+    assert.equal(0, calls)
+  end)
+
+  it("may be called amid a call", function()
+    local g
+    g = make { input = function() g.bios:close() end }
+    local _, why = ask(g, 0x16, {})
+    assert.equal("io_out", why)
+  end)
+
+  it("may be called by a tick, which is the last then", function()
+    local g, ticks = nil, 0
+    g = make { time = function()
+      if g and ticks == 0 then g.vm:after(0.2, function(vcpu) vcpu:stop() end) end
+      if g then
+        ticks = ticks + 1
+        g.bios:close()
+      end
+      return TIME
+    end }
+    g.vm:write(START, "\xeb\xfe") -- jmp .
+    x86.enter(g.vcpu, "real", { rip = START, rsp = START })
+    assert.same({ "stopped", 1 }, { g.vcpu:run(support.LIMITS), ticks })
   end)
 end)
 
@@ -1083,6 +1164,7 @@ describe("ckvm.bios", function()
       ends[found and "hlt" or why] = true
       if g.vm:read_u32(vector * 4) ~= 0xf000e000 + 4 * vector
         or g.vm:read_u32(0xf0000 + 0xe000 + 4 * vector) & 0xffff0000 ~= 0xcfb10000 then
+        g.bios:close()
         g.vm:close()
         g = fresh() -- it has written over what leads to the BIOS
       end

@@ -45,6 +45,7 @@ local screen = require "ckvm.bios.screen"
 local system = require "ckvm.bios.system"
 
 local bios = {}
+local meta = { __index = bios }
 
 local LEAST <const>, MOST <const> = 1 << 20, 4 << 30 -- bytes of memory
 local TICK <const> = 65536 / 1193182 -- seconds
@@ -134,8 +135,11 @@ end
 -- Brings the ticks up to date while the guest runs, for one that only looks at them.
 local function tick(self)
   clock.update(self)
-  self.vm:after(TICK, function() tick(self) end)
+  if not self.closed then self.ticking = self.vm:after(TICK, function() tick(self) end) end
 end
+
+-- In an eventfd's place, where the BIOS is closed: a script's function may do that amid a call.
+local GONE <const> = { wait = dev.ignore, signal = dev.ignore, close = dev.ignore }
 
 local function make(vm, options)
   local time = options.time or host_time()
@@ -148,10 +152,29 @@ local function make(vm, options)
     note = options.note or dev.ignore, timer = options.timer,
     unhandled = options.unhandled or function(vcpu, text) vcpu:stop(text) end,
     reboot = options.reboot or function(vcpu) vcpu:stop "reboot" end,
-    -- Signaled when keys are typed, and never; until when a vCPU waits.
-    typed = ckvm.eventfd(), never = ckvm.eventfd(), deadlines = setmetatable({}, { __mode = "k" }),
+    typed = GONE, never = GONE, deadlines = setmetatable({}, { __mode = "k" }),
     state = dev.copy(RESET),
-  }, { __index = bios })
+  }, meta)
+end
+
+-- Has the ports answered. Eventfds are signaled when keys are typed, and never.
+local function attach(self)
+  self.vm:read(0, LEAST)
+  self.range = self.vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu)
+    trap(self, vcpu)
+  end }
+  self.typed, self.never = ckvm.eventfd(), ckvm.eventfd()
+  reset(self)
+  if self.timer then
+    self.vm:on("hlt", function(_, vcpu) return not self.closed and clock.sleep(self, vcpu) end)
+  end
+end
+
+-- What closes a BIOS that an error has left half installed.
+local function close_at_error(self)
+  return setmetatable({}, { __close = function(_, err)
+    if err ~= nil then self:close() end
+  end })
 end
 
 --- Puts a BIOS into a VM: its code, the interrupt vectors and the data area into memory, and
@@ -189,13 +212,11 @@ function bios.install(vm, options)
   check.options("bios", options, OPTIONS)
   check_values(options)
   local self = make(vm, options)
+  local _ <close> = close_at_error(self)
   check.blame(function()
-    vm:read(0, LEAST)
-    vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu) trap(self, vcpu) end }
+    attach(self)
+    if options.ticks ~= false then tick(self) end
   end)
-  reset(self)
-  if options.timer then vm:on("hlt", function(_, vcpu) return clock.sleep(self, vcpu) end) end
-  if options.ticks ~= false then check.blame(function() tick(self) end) end
   return self
 end
 
@@ -218,7 +239,7 @@ local IMAGE <const> = {
 -- @tparam[opt] string options.format its format, for what `ckvm.boot.detect` takes for another
 -- @tparam[opt] string options.cmdline its command line
 -- @tparam[opt] table options.modules a list of `{ bytes = }`: the initrd
--- @raise a string that names the disk, if there is none, it cannot be
+-- @raise a string for a closed BIOS; one that names the disk, if there is none, it cannot be
 -- read, or its first sector has not 0x55 0xaa at 510; one that names the image, and says what is
 -- wrong with it; what `ckvm.boot.load` and `ckvm.boot.enter` raise
 -- @usage
@@ -230,6 +251,7 @@ local IMAGE <const> = {
 function bios:boot(vcpu, options)
   check.argument("vcpu", vcpu, "ckvm vCPU")
   if options ~= nil then check.options("boot", options, IMAGE) end
+  if self.closed then error("bios: closed", 2) end
   local start
   check.blame(function() start = image.load(self, options) end)
   start.regs.rflags = start.regs.rflags or INTERRUPTS_ON
@@ -278,5 +300,24 @@ function bios:load(state)
   end
   self.state = copy
 end
+
+--- Ends it: nothing answers the guest's next call, whose exit ends the run, and the ticks stand.
+-- The guest's memory stays as it is, and the disk open. It may be closed twice, and before or after
+-- the VM; where it is not, its two eventfds are closed when it is collected.
+-- @raise only for misuse
+-- @usage
+-- local m <close> = require("ckvm.machine").new { memory = 1 << 20 }
+-- local bios <close> = require("ckvm.bios").install(m.vm, { memory = 1 << 20 })
+-- bios:close()
+function bios:close()
+  self.closed = true
+  if self.ticking then self.ticking:detach() end
+  if self.range then self.range:detach() end
+  self.typed:close()
+  self.never:close()
+  self.typed, self.never = GONE, GONE
+end
+
+meta.__close = bios.close
 
 return bios
