@@ -47,6 +47,11 @@ local function boots(text, seconds, options)
 end
 
 describe("boot.lua boots", function()
+  local directory
+
+  before_each(function() directory = support.make_directory() end)
+  after_each(function() directory = support.remove_directory(directory) end)
+
   it("the loader on iPXE's disk, with the BIOS in Lua", function()
     support.need_kvm()
     boots("ISOLINUX %d.*Anvin et al", 60, quote(image "ipxe"))
@@ -55,6 +60,25 @@ describe("boot.lua boots", function()
   it("iPXE, with the BIOS in Lua, until it waits for a key", function()
     need_native()
     boots("Press Ctrl%-B for the iPXE command line", 100, quote(image "ipxe"))
+  end)
+
+  it("iPXE's .lkrn, which starts in real mode, until it waits for a key", function()
+    need_native()
+    boots("Press Ctrl%-B for the iPXE command line", 100, quote(image "lkrn"))
+  end)
+
+  it("iPXE's .lkrn with a script, which asks for its command line", function()
+    need_native()
+    local path = directory .. "/script"
+    local script <close> = assert(io.open(path, "w"))
+    script:write("#!ipxe\necho a script\nshell\n")
+    script:close()
+    boots("a script *iPXE>", 100, ("--initrd %s %s"):format(quote(path), quote(image "lkrn")))
+  end)
+
+  it("iPXE's .lkrn with a command", function()
+    need_native()
+    boots("a command", 100, "--append 'echo a command' " .. quote(image "lkrn"))
   end)
 
   it("GRUB, with the BIOS in Lua, until it has its menu", function()
