@@ -12,14 +12,14 @@
 -- local rtc = require("ckvm.dev.rtc").new { memory = 64 << 20 }
 -- vm:attach_io { port = 0x70, count = 2, device = rtc }
 local dev = require "ckvm.dev"
+local time = require "ckvm.dev.rtc.time"
 
 local rtc = {}
 
 local A <const>, B <const>, C <const>, D <const> = 0xa, 0xb, 0xc, 0xd
-local SET <const>, UIE <const>, BINARY <const>, HOURS_24 <const> = 0x80, 0x10, 4, 2 -- of B
+local SET <const>, UIE <const>, HOURS_24 <const> = 0x80, 0x10, 2 -- of B
 local UPDATED <const> = 0x10 -- of C
 local VALID <const> = 0x80 -- of D: the battery is good
-local PM <const> = 0x80
 local HOUR <const> = 4
 
 -- Where the parts of the time are, by index; in this order they are in `held`.
@@ -31,22 +31,6 @@ local HELD <const> = { "sec", "min", "hour", "wday", "day", "month", "year", "ce
 
 -- Time -------------------------------------------------------------------------
 
--- Seconds since 1970, of any numbers: the 32nd of a month is the first of the next one. Years
--- begin in March here, so that a leap day is the last of its year.
-local function seconds_of(parts)
-  local months = parts.month - 3
-  local year = parts.century * 100 + parts.year + months // 12
-  local days = 365 * year + year // 4 - year // 100 + year // 400
-    + (months % 12 * 306 + 5) // 10 + parts.day - 1 - 719468
-  return ((days * 24 + parts.hour) * 60 + parts.min) * 60 + parts.sec
-end
-
-local function parts_of(seconds)
-  local parts = os.date("!*t", seconds)
-  parts.year, parts.century = parts.year % 100, parts.year // 100 % 100
-  return parts
-end
-
 local function now(self)
   return math.floor(self.time()) + self.state.offset
 end
@@ -54,7 +38,7 @@ end
 -- While SET is set, the clock stands still and `held` has a byte for each part.
 local function get_parts(self)
   local held <const> = self.state.held
-  if held == "" then return parts_of(now(self)) end
+  if held == "" then return time.parts_of(now(self)) end
   local parts = {}
   for i, name in ipairs(HELD) do parts[name] = held:byte(i) end
   return parts
@@ -67,28 +51,7 @@ local function hold(self, parts)
 end
 
 local function set_clock(self, parts)
-  self.state.offset = self.state.offset + seconds_of(parts) - now(self)
-end
-
--- Numbers ----------------------------------------------------------------------
-
-local function encode(value, b)
-  return b & BINARY ~= 0 and value or value // 10 << 4 | value % 10
-end
-
-local function decode(byte, b)
-  return b & BINARY ~= 0 and byte or (byte >> 4) * 10 + (byte & 0xf)
-end
-
--- Of 12 hours, the first of each half is called 12.
-local function encode_hour(hour, b)
-  if b & HOURS_24 ~= 0 then return encode(hour, b) end
-  return encode((hour - 1) % 12 + 1, b) | (hour % 24 >= 12 and PM or 0)
-end
-
-local function decode_hour(byte, b)
-  if b & HOURS_24 ~= 0 then return decode(byte, b) end
-  return decode(byte & ~PM, b) % 12 + (byte & PM ~= 0 and 12 or 0)
+  self.state.offset = self.state.offset + time.seconds_of(parts) - now(self)
 end
 
 -- Registers --------------------------------------------------------------------
@@ -121,12 +84,13 @@ end
 
 local function read_part(self, index)
   local value, b = get_parts(self)[PARTS[index]], peek(self, B)
-  return index == HOUR and encode_hour(value, b) or encode(value, b)
+  return index == HOUR and time.encode_hour(value, b) or time.encode(value, b)
 end
 
 local function write_part(self, index, byte)
   local parts, b = get_parts(self), peek(self, B)
-  parts[PARTS[index]] = index == HOUR and decode_hour(byte, b) or decode(byte, b)
+  parts[PARTS[index]] = index == HOUR and time.decode_hour(byte, b)
+    or time.decode(byte, b)
   if self.state.held ~= "" then hold(self, parts) else set_clock(self, parts) end
 end
 
