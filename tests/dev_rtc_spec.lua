@@ -1,4 +1,5 @@
--- ckvm.dev.rtc: the time in all of its forms, setting it, CMOS memory, and a guest that reads it.
+-- ckvm.dev.rtc: the time in all of its forms, setting it, interrupts, CMOS memory, and a guest that
+-- reads it.
 
 local rtc = require "ckvm.dev.rtc"
 local support = require "support"
@@ -6,7 +7,8 @@ local support = require "support"
 local blames = support.blames
 
 local TIME <const> = 1709216705 -- Thursday, 2024-02-29 14:25:05 UTC
-local B <const> = 0xb
+local A <const>, B <const>, C <const> = 0xa, 0xb, 0xc
+local PIE <const>, AIE <const>, UIE <const> = 0x40, 0x20, 0x10
 
 local function make(options)
   options = options or {}
@@ -33,9 +35,45 @@ local function all(device)
   return table.concat(list, " ")
 end
 
+-- A clock without a rate whose time passes when `world.pass` is called, with what it did to its
+-- line. Of its timer there are the time, and how long it was to take.
+local function interrupting(options)
+  options = options or {}
+  local world = { seconds = TIME, lines = {}, timers = {} }
+  options.time = function() return world.seconds end
+  options.now = options.time
+  options.irq = function(level) table.insert(world.lines, level) end
+  options.after = function(seconds, handler)
+    local timer = { due = world.seconds + seconds, wait = seconds, handler = handler }
+    function timer:detach() world.timers[self] = nil end
+    world.timers[timer] = true
+    return timer
+  end
+  function world.timer()
+    local timer = next(world.timers)
+    assert(timer == nil or next(world.timers, timer) == nil, "more than a timer at a time")
+    return timer
+  end
+  function world.pass(seconds)
+    local till = world.seconds + seconds
+    while world.timer() and world.timer().due <= till do
+      local timer = world.timer()
+      world.timers[timer] = nil
+      world.seconds = timer.due
+      timer.handler()
+    end
+    world.seconds = till
+  end
+  local device = rtc.new(options)
+  set(device, A, 0x20)
+  return device, world
+end
+
 describe("ckvm.dev.rtc", function()
   it("refuses options that it does not know, and wrong ones", function()
-    blames("rtc: unknown option 'irq'", rtc.new, { irq = print })
+    blames("rtc: unknown option 'port'", rtc.new, { port = 0x70 })
+    blames("rtc: irq: function expected, got integer", rtc.new, { irq = 8 })
+    blames("rtc: after: function expected, got table", rtc.new, { after = {} })
     blames("rtc: memory: integer expected, got string", rtc.new, { memory = "64M" })
     blames("rtc: time: function expected, got integer", rtc.new, { time = TIME })
   end)
@@ -119,12 +157,170 @@ describe("ckvm.dev.rtc", function()
     get(device, 0xc)
     assert.equal(0, get(device, 0xc))
     seconds = seconds + 1
-    assert.equal(0x10, get(device, 0xc))
+    assert.equal(0x90, get(device, 0xc))
     assert.equal(0, get(device, 0xc))
+    set(device, B, 2)
+    seconds = seconds + 1
+    assert.equal(0x10, get(device, 0xc))
     set(device, 0xc, 0xff)
     set(device, 0xd, 0)
     assert.equal(0, get(device, 0xc))
     assert.equal(0x80, get(device, 0xd))
+  end)
+
+  it("interrupts when a second is over, until that is seen", function()
+    local device, world = interrupting()
+    world.pass(0.25)
+    set(device, B, UIE | 2)
+    world.pass(0.5)
+    assert.same({}, world.lines)
+    world.pass(0.25)
+    assert.same({ true }, world.lines)
+    assert.equal(0x90, get(device, C))
+    assert.equal(0, get(device, C))
+    assert.same({ true, false }, world.lines)
+    world.pass(5) -- nobody looks: these are one
+    assert.same({ true, false, true }, world.lines)
+    set(device, B, 2)
+    assert.same({ true, false, true, false }, world.lines)
+    world.pass(5)
+    assert.equal(4, #world.lines)
+    assert.equal(0x10, get(device, C))
+  end)
+
+  it("interrupts at each rate of register A, 1024 times a second at most", function()
+    local device, world = interrupting()
+    set(device, B, PIE)
+    for choice, rate in pairs { 256, 128, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4,
+      2 } do
+      set(device, A, 0x20 | choice)
+      get(device, C)
+      local seen, since = 0, world.seconds
+      while world.seconds < since + 1 do
+        world.pass(world.timer().wait)
+        assert.equal(0xc0, get(device, C) & 0xc0)
+        seen = seen + 1
+      end
+      assert.equal(math.min(rate, 1024), seen)
+    end
+    set(device, A, 0x20)
+    assert.equal(nil, world.timer())
+  end)
+
+  it("tells what was due while its interrupts were off, and interrupts when they are on", function()
+    local device, world = interrupting()
+    set(device, A, 0x26)
+    world.pass(1)
+    assert.equal(nil, world.timer())
+    set(device, 0, 0x05) -- the flags stay
+    set(device, B, PIE | 2)
+    assert.same({ true }, world.lines)
+    assert.equal(nil, world.timer())
+    assert.equal(0xd0, get(device, C))
+  end)
+
+  it("has an alarm, whose bytes are those of the clock, or any", function()
+    local cases = { -- from 14:25:05: sec, min, hour; how many seconds later
+      { 2, 0x06, 0x25, 0x14, 1 }, { 2, 0x05, 0x25, 0x14, 86400 }, { 2, 0x00, 0x00, 0x00, 34495 },
+      { 2, 0xc0, 0xff, 0xd5, 1 }, { 2, 0x00, 0xff, 0xff, 55 }, { 2, 0xff, 0x00, 0xff, 2095 },
+      { 2, 0x05, 0xff, 0xff, 60 }, { 2, 0x04, 0x25, 0xff, 3599 }, { 2, 0xff, 0xff, 0x13, 81295 },
+      { 0, 0x06, 0x25, 0x82, 1 }, { 0, 0x06, 0x25, 0x02, 43201 }, { 0, 0x00, 0x00, 0x12, 34495 },
+      { 6, 6, 25, 14, 1 }, { 4, 6, 25, 0x82, 1 }, { 6, 59, 59, 23, 34494 },
+      { 2, 0x60, 0x25, 0x14 }, { 2, 0x06, 0x1a, 0x14 }, { 2, 0x06, 0x25, 0x24 },
+      { 0, 0x06, 0x25, 0x14 }, { 6, 60, 0, 0 },
+    }
+    for i, case in ipairs(cases) do
+      local b, sec, min, hour, later = table.unpack(case)
+      local device, world = interrupting()
+      for index, byte in pairs { [1] = sec, [3] = min, [5] = hour, [B] = b | AIE } do
+        set(device, index, byte)
+      end
+      get(device, C)
+      if later then
+        assert.equal(later, world.timer().wait, i)
+        world.pass(later)
+        assert.same({ true }, world.lines)
+        assert.equal(0xa0, get(device, C) & 0xa0)
+      else
+        assert.equal(nil, world.timer(), i)
+        world.pass(86400 * 2)
+        assert.equal(0, get(device, C) & 0xa0)
+      end
+    end
+  end)
+
+  it("sounds no alarm for a time that it is set over, and none while it stands", function()
+    local device, world = interrupting()
+    set(device, 1, 0x30)
+    set(device, 3, 0x25)
+    set(device, 5, 0x14)
+    set(device, B, AIE | 2)
+    set(device, 2, 0x26) -- 14:26
+    assert.equal(86400 - 35, world.timer().wait)
+    set(device, 2, 0x25)
+    set(device, B, 0x80 | AIE | 2)
+    assert.equal(nil, world.timer())
+    world.pass(1000)
+    assert.equal(0, get(device, C) & AIE)
+    set(device, B, AIE | 2)
+    assert.equal(25, world.timer().wait)
+  end)
+
+  it("keeps interrupts that are due, and those to come, in its state", function()
+    local device, world = interrupting()
+    set(device, 1, 0x10)
+    set(device, 3, 0xff)
+    set(device, 5, 0xff)
+    set(device, B, AIE | 2)
+    local waits = device:save()
+    world.pass(5)
+    local due = device:save()
+    local other, there = interrupting()
+    other:load(waits)
+    assert.same({ false }, there.lines)
+    assert.equal(5, there.timer().wait)
+    other:load(due)
+    assert.same({ false, true }, there.lines)
+    assert.equal(nil, there.timer())
+    assert.equal(0xb0, get(other, C))
+    there.pass(3600)
+    other:load(waits) -- whose alarm was to be an hour ago
+    assert.same({ false, true, false, true, false, true }, there.lines)
+    assert.equal(0xb0, get(other, C))
+  end)
+
+  it("interrupts nobody after a reset, and goes on", function()
+    local device, world = interrupting()
+    set(device, 0, 0x30)
+    set(device, B, PIE | UIE | AIE | 2)
+    world.pass(1)
+    device:reset()
+    assert.same({ true, false }, world.lines)
+    assert.equal(nil, world.timer())
+    assert.same({ 0, 2, 0x31 }, { get(device, C), get(device, B), get(device, 0) })
+  end)
+
+  it("without timers has flags, and no interrupts", function()
+    local seconds, lines = TIME, {}
+    local device = make { time = function() return seconds end, now = function() return seconds end,
+      irq = function(level) table.insert(lines, level) end }
+    set(device, B, PIE | UIE | 2)
+    seconds = seconds + 1
+    assert.same({}, lines)
+    assert.equal(0xd0, get(device, C))
+  end)
+
+  it("has one timer at most, whatever is written", function()
+    local device, world = interrupting()
+    local random = 12345
+    for _ = 1, 20000 do
+      random = random * 1103515245 + 12345 & 0x7fffffff
+      set(device, random >> 8 & 0xf, random >> 16 & 0xff)
+      local timer = world.timer()
+      assert(not timer or timer.wait >= 1 / 1024 and timer.wait <= 86400)
+      if random >> 24 < 40 then world.pass((random >> 24) / 100) end
+      if random >> 24 > 100 then get(device, C) end
+    end
   end)
 
   it("keeps the other bytes, whatever the NMI bit is", function()

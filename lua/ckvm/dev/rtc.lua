@@ -3,24 +3,33 @@
 --
 -- The time is that of a function, shifted when the guest sets the clock, in BCD or binary, 24 or
 -- 12 hours, as register B says; the century is byte 0x32. The day of the week follows from the
--- date. There are no interrupts: alarm and periodic rate are kept and mean nothing, as does
--- daylight saving, and of register C there is the flag that a second is over. An update takes no
--- time, so that the bit for it (UIP) is never set. Bit 7 of the index, which keeps NMIs away, is
+-- date. An update takes no time, so that the bit for it (UIP) is never set. Daylight saving and the
+-- divider of register A are kept and mean nothing; bit 7 of the index, which keeps NMIs away, is
 -- ignored.
+--
+-- Interrupts are those that register B enables: at the rate of register A, at the alarm, and when a
+-- second is over. Register C tells of each whether it was due, enabled or not; that is found out
+-- when the guest looks, and, of those that are enabled, by a timer. The line is up until the guest
+-- reads C. What is due meanwhile is due once, and no timer comes sooner than after 1/1024 s: of the
+-- rates beyond, 2048 to 8192 Hz, the guest gets as many as that.
 -- @module ckvm.dev.rtc
 -- @usage
 -- local rtc = require("ckvm.dev.rtc").new { memory = 64 << 20 }
 -- vm:attach_io { port = 0x70, count = 2, device = rtc }
+local ckvm = require "ckvm"
 local dev = require "ckvm.dev"
 local time = require "ckvm.dev.rtc.time"
 
 local rtc = {}
 
 local A <const>, B <const>, C <const>, D <const> = 0xa, 0xb, 0xc, 0xd
-local SET <const>, UIE <const>, HOURS_24 <const> = 0x80, 0x10, 2 -- of B
-local UPDATED <const> = 0x10 -- of C
+local SET <const>, SQUARE_WAVE <const>, HOURS_24 <const> = 0x80, 8, 2 -- of B
+local PERIODIC <const>, ALARM <const>, UPDATED <const> = 0x40, 0x20, 0x10 -- of B and of C
+local ENABLES <const> = PERIODIC | ALARM | UPDATED
+local IRQF <const> = 0x80 -- of C: one of those that are enabled
 local VALID <const> = 0x80 -- of D: the battery is good
 local HOUR <const> = 4
+local LEAST <const> = 1 / 1024 -- seconds that a timer takes
 
 -- Where the parts of the time are, by index; in this order they are in `held`.
 local PARTS <const> = {
@@ -31,8 +40,9 @@ local HELD <const> = { "sec", "min", "hour", "wday", "day", "month", "year", "ce
 
 -- Time -------------------------------------------------------------------------
 
+-- The guest's, as of the access or the timer that is being served.
 local function now(self)
-  return math.floor(self.time()) + self.state.offset
+  return math.floor(self.seconds) + self.state.offset
 end
 
 -- While SET is set, the clock stands still and `held` has a byte for each part.
@@ -54,8 +64,6 @@ local function set_clock(self, parts)
   self.state.offset = self.state.offset + time.seconds_of(parts) - now(self)
 end
 
--- Registers --------------------------------------------------------------------
-
 local function peek(self, index)
   return self.state.memory:byte(index + 1)
 end
@@ -65,6 +73,84 @@ local function poke(self, index, byte)
   self.state.memory = memory:sub(1, index) .. string.char(byte) .. memory:sub(index + 2)
 end
 
+-- Interrupts -------------------------------------------------------------------
+
+-- Of the rates 1 to 15, from 256 Hz; nil for none.
+local function rate(self)
+  local choice <const> = peek(self, A) & 0xf
+  if choice == 0 then return nil end
+  return 32768 >> (choice < 3 and choice + 6 or choice - 1)
+end
+
+-- How many periods are over, of those that the clock counts.
+local function periods(self)
+  return math.floor(self.clock * (rate(self) or 0))
+end
+
+local function next_alarm(self, seconds)
+  local bytes <const> = { sec = peek(self, 1), min = peek(self, 3), hour = peek(self, 5) }
+  return time.alarm_after(seconds, bytes, peek(self, B))
+end
+
+-- What a second that is over brings, unless the clock stands still.
+local function look_at_seconds(self)
+  local state <const>, seconds = self.state, now(self)
+  if state.held ~= "" or seconds == state.seen then return end
+  local alarm <const> = next_alarm(self, state.seen)
+  state.flags = state.flags | UPDATED | (alarm and alarm <= seconds and ALARM or 0)
+  state.seen = seconds
+end
+
+-- Finds out what time it is, and what is due.
+local function look(self)
+  self.seconds, self.clock = self.time(), self.now()
+  local over <const> = periods(self)
+  if over ~= self.over then self.state.flags = self.state.flags | PERIODIC end
+  self.over = over
+  look_at_seconds(self)
+end
+
+-- From here on what has been written counts: the rate, and the time.
+local function start_anew(self)
+  self.over, self.state.seen = periods(self), now(self)
+end
+
+-- Seconds until the first is due of what is enabled; nil for never.
+local function wait_of(self)
+  local b <const>, wait = peek(self, B), math.huge
+  if b & PERIODIC ~= 0 and rate(self) then wait = (self.over + 1) / rate(self) - self.clock end
+  if self.state.held ~= "" then return wait end
+  local seconds <const>, part <const> = now(self), self.seconds % 1
+  local alarm <const> = b & ALARM ~= 0 and next_alarm(self, seconds)
+  if alarm then wait = math.min(wait, alarm - seconds - part) end
+  if b & UPDATED ~= 0 then wait = math.min(wait, 1 - part) end
+  return wait
+end
+
+local function is_due(self)
+  return self.state.flags & peek(self, B) & ENABLES ~= 0
+end
+
+-- While the line is up, no timer runs: nothing would change before the guest reads C.
+local function settle(self)
+  local level <const> = is_due(self)
+  if self.timer then self.timer:detach() end
+  self.timer = nil
+  local wait <const> = level and math.huge or wait_of(self)
+  if wait < math.huge then
+    self.timer = self.after(math.max(wait, LEAST), function()
+      self.timer = nil
+      look(self)
+      settle(self)
+    end)
+  end
+  if level == self.state.level then return end
+  self.state.level = level
+  self.irq(level)
+end
+
+-- Registers --------------------------------------------------------------------
+
 local function write_b(self, byte)
   local was_set <const>, is_set <const> = self.state.held ~= "", byte & SET ~= 0
   if is_set and not was_set then hold(self, get_parts(self)) end
@@ -73,13 +159,14 @@ local function write_b(self, byte)
     self.state.held = ""
     set_clock(self, parts)
   end
-  poke(self, B, is_set and byte & ~UIE or byte)
+  poke(self, B, is_set and byte & ~UPDATED or byte)
 end
 
 local function read_c(self)
-  local seconds, seen = now(self), self.state.seen
-  self.state.seen = seconds
-  return seconds ~= seen and UPDATED or 0
+  local flags <const> = self.state.flags | (is_due(self) and IRQF or 0)
+  self.state.flags = 0
+  settle(self)
+  return flags
 end
 
 local function read_part(self, index)
@@ -111,6 +198,8 @@ local function write_byte(self, byte)
   elseif index ~= C and index ~= D then
     poke(self, index, byte)
   end
+  start_anew(self)
+  settle(self)
 end
 
 local REGISTERS <const> = {
@@ -132,7 +221,7 @@ local function sizes(size)
   }
 end
 
-local function reset(memory)
+local function initial(memory)
   local bytes = {}
   for i = 0, 127 do bytes[i] = "\0" end
   bytes[A], bytes[B], bytes[D] = "\x26", string.char(HOURS_24), string.char(VALID)
@@ -141,12 +230,19 @@ local function reset(memory)
   end
   return {
     index = 0, memory = table.concat(bytes, "", 0, 127), offset = 0, held = "", seen = 0,
+    flags = 0, level = false,
   }
 end
 
 --- A clock that goes right.
 -- @tparam table options
--- @tparam[opt=os.time] fun():number options.time called for the seconds since 1970, UTC
+-- @tparam[opt=os.time] fun():number options.time called for the seconds since 1970, UTC; with
+-- fractions of them, updates and alarms interrupt when a second begins, else up to one later
+-- @tparam[opt=ckvm.now] fun():number options.now called for the seconds that periods are counted in
+-- @tparam[opt] fun(level:boolean) options.irq called when the level of the interrupt line changes
+-- @tparam[opt] fun(seconds:number,handler:function):any options.after called to have `handler`
+-- called once after so many seconds, as `vm:after` does it; returns what has a method `detach` that
+-- prevents it, or nil if it will never be. Without one, there are no interrupts
 -- @tparam[opt] integer options.memory bytes of RAM from address 0 on, for CMOS memory to tell; not
 -- that beyond 4 GiB
 -- @treturn table the device
@@ -158,21 +254,30 @@ end
 -- }
 -- vm:attach_io { port = 0x70, count = 2, device = rtc }
 function rtc.new(options)
-  dev.check("rtc", options, { time = "function?", memory = "integer?" })
-  return setmetatable({
-    time = options.time or os.time, state = reset(options.memory),
+  dev.check("rtc", options, {
+    time = "function?", now = "function?", irq = "function?", after = "function?",
+    memory = "integer?",
+  })
+  local self = setmetatable({
+    time = options.time or os.time, now = options.now or ckvm.now,
+    irq = options.irq or dev.ignore, after = options.after or dev.ignore,
+    state = initial(options.memory),
   }, { __index = rtc })
+  self.seconds, self.clock = self.time(), self.now()
+  start_anew(self)
+  return self
 end
 
 --- Answers a read of the guest.
 -- @tparam integer offset in bytes from the first port, 0 or 1
 -- @tparam integer size bytes to read: 1, 2 or 4
 -- @treturn integer the value
--- @raise what `time` raises
+-- @raise what `time`, `now`, `irq` and `after` raise
 -- @usage
 -- local rtc = require("ckvm.dev.rtc").new { time = function() return 59 end }
 -- assert(rtc:read(1, 1) == 0x59)
 function rtc:read(offset, size)
+  look(self)
   return dev.read(self, REGISTERS, offset, size)
 end
 
@@ -180,13 +285,27 @@ end
 -- @tparam integer offset in bytes from the first port, 0 or 1
 -- @tparam integer value the bytes that are written, little-endian
 -- @tparam integer size bytes to write: 1, 2 or 4
--- @raise what `time` raises
+-- @raise what `time`, `now`, `irq` and `after` raise
 -- @usage
 -- local rtc = require("ckvm.dev.rtc").new { memory = 2 << 20 }
 -- rtc:write(0, 0x18, 1)
 -- assert(rtc:read(1, 1) == 4) -- 1024 KiB above 1 MiB
 function rtc:write(offset, value, size)
+  look(self)
   dev.write(self, REGISTERS, offset, value, size)
+end
+
+--- What a reset of the machine does: nothing interrupts, and nothing is due. Time and memory stay.
+-- @raise what `time`, `now`, `irq` and `after` raise
+-- @usage
+-- local rtc = require("ckvm.dev.rtc").new {}
+-- rtc:reset()
+-- assert(rtc:save().flags == 0)
+function rtc:reset()
+  look(self)
+  poke(self, B, peek(self, B) & ~(ENABLES | SQUARE_WAVE))
+  self.state.flags = 0
+  settle(self)
 end
 
 --- The state of the device, without the time that its function tells.
@@ -198,14 +317,20 @@ function rtc:save()
   return dev.copy(self.state)
 end
 
---- Puts the device into a state that `save` has returned.
+--- Puts the device into a state that `save` has returned, and tells `irq` the level in it. An alarm
+-- that was to be since is due at once.
 -- @tparam table state what `save` has returned
--- @raise for what is no state of this device
+-- @raise for what is no state of this device, and what `time`, `now`, `irq` and `after` raise
 -- @usage
 -- local rtc = require("ckvm.dev.rtc").new {}
 -- rtc:load(rtc:save())
 function rtc:load(state)
   self.state = dev.restore(state, self.state)
+  self.clock = self.now()
+  self.over = periods(self)
+  self.irq(self.state.level)
+  look(self)
+  settle(self)
 end
 
 return rtc
