@@ -61,7 +61,7 @@ local function devices(options)
   end
   if options.rtc then
     table.insert(list, aml.device("RTC_", aml.name("_HID", aml.eisa_id "PNP0B00"),
-      aml.name("_CRS", aml.resources(aml.ports(0x70, 2)))))
+      aml.name("_CRS", aml.resources(aml.ports(0x70, 2), aml.irq(8)))))
   end
   if options.i8042 then
     table.insert(list, aml.device("KBD_", aml.name("_HID", aml.eisa_id "PNP0303"),
@@ -172,7 +172,7 @@ end
 -- @tparam[opt=9] integer options.sci number of the interrupt line of `ckvm.dev.pm`
 -- @tparam[opt] integer options.reset number of the port of the reset register, 0xcf9 in PCs
 -- @tparam[opt] table options.uarts list of `{ port =, irq = }` of the serial ports
--- @tparam[opt=false] boolean options.rtc there is `ckvm.dev.rtc` at 0x70, without a line
+-- @tparam[opt=false] boolean options.rtc there is `ckvm.dev.rtc` at 0x70, with line 8
 -- @tparam[opt=false] boolean options.i8042 there is `ckvm.dev.i8042` at 0x60, with lines 1 and 12
 -- @tparam integer gpa where they will be: guest physical address, a multiple of 64
 -- @treturn string their bytes

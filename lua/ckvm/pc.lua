@@ -2,17 +2,16 @@
 -- its memory, and the interrupt controllers and the timer of the kernel.
 --
 -- There are the keyboard at ports 0x60 and 0x64 (line 1), with A20 and reset at 0x92; the clock at
--- 0x70, which interrupts nobody and whose CMOS memory has the memory's size; the serial port at
--- 0x3f8 (line 4); power management at 0x600 (line 9), and its reset at 0xcf9; the PCI bus at 0xcf8,
--- with its host bridge; fw_cfg at 0x510, for firmware, and a console at 0x402, for what it says to
--- those who debug it. If there is a disk, it is at 0x1f0 and 0x3f6 (line 14), and its controller on
--- the bus at 00:01.0.
+-- 0x70 (line 8), whose CMOS memory has the memory's size; the serial port at 0x3f8 (line 4); power
+-- management at 0x600 (line 9), and its reset at 0xcf9; the PCI bus at 0xcf8, with its host bridge;
+-- fw_cfg at 0x510, for firmware, and a console at 0x402, for what it says to those who debug it. If
+-- there is a disk, it is at 0x1f0 and 0x3f6 (line 14), and its controller on the bus at 00:01.0.
 --
 -- Where nothing is, the guest reads ones, as on the buses of a PC.
 --
 -- Firmware is told to use the serial port for its screen and keyboard, to offer no menu, and to
--- stay where it is when there is nothing to boot. All devices but the clock are after a reset of
--- the machine what they were when it was made.
+-- stay where it is when there is nothing to boot. All devices but the clock, which goes on, are
+-- after a reset of the machine what they were when it was made.
 -- @module ckvm.pc
 -- @usage
 -- local pc = require "ckvm.pc"
@@ -48,12 +47,12 @@ pc.EMPTY_BUSES = {}
 
 local HOLE <const>, ABOVE <const> = 3 << 30, 4 << 30 -- as ckvm.machine has memory
 local SERIAL <const> = 0x3f8
-local LINE <const> = { keyboard = 1, serial = 4, power = 9, disk = 14 }
+local LINE <const> = { keyboard = 1, serial = 4, clock = 8, power = 9, disk = 14 }
 
 -- Parts --------------------------------------------------------------------------
 
--- What ckvm.machine takes for a device: a model at its ports, which has a state unless a reset is
--- none of its business.
+-- What ckvm.machine takes for a device: a model at its ports, which is after a reset what it was at
+-- first, unless it has a reset of its own.
 local part = {}
 part.__index = part
 
@@ -66,14 +65,15 @@ function part:attach(vm)
   self.model:load(self.model:save()) -- which tells of its interrupt line
 end
 
-function part:save() return self.is_reset and self.model:save() end
+function part:save() return self.model:save() end
 function part:load(state) self.model:load(state) end
 
 local function add(self, name, model, ranges)
   self[name] = model
   for _, range in ipairs(ranges) do range.device = range.device or model end
   table.insert(self, setmetatable({
-    wiring = self.wiring, model = model, ranges = ranges, is_reset = name ~= "rtc",
+    wiring = self.wiring, model = model, ranges = ranges,
+    reset = model.reset and function() model:reset() end,
   }, part))
 end
 
@@ -157,10 +157,18 @@ local function add_power(self, poweroff, reset)
   add(self, "pm", model, { { port = 0x600, count = 12 } })
 end
 
+local function add_clock(self, memory)
+  local wiring <const> = self.wiring
+  local model = rtc.new {
+    memory = math.min(memory, HOLE), irq = line(wiring, LINE.clock),
+    after = function(...) return wiring.vm and wiring.vm:after(...) end,
+  }
+  add(self, "rtc", model, { { port = 0x70, count = 2 } })
+end
+
 local function add_all(self, options)
   add_keyboard(self, options.reset)
-  add(self, "rtc", rtc.new { memory = math.min(options.memory, HOLE) },
-    { { port = 0x70, count = 2 } })
+  add_clock(self, options.memory)
   add_consoles(self, options)
   add(self, "fw_cfg", new_fw_cfg(options), { { port = 0x510, count = 2 } })
   add_power(self, options.poweroff, options.reset)
