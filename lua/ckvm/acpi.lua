@@ -66,8 +66,6 @@ local function devices(options)
   if options.i8042 then
     table.insert(list, aml.device("KBD_", aml.name("_HID", aml.eisa_id "PNP0303"),
       aml.name("_CRS", aml.resources(aml.ports(0x60, 1), aml.ports(0x64, 1), aml.irq(1)))))
-    table.insert(list, aml.device("MOU_", aml.name("_HID", aml.eisa_id "PNP0F13"),
-      aml.name("_CRS", aml.resources(aml.irq(12)))))
   end
   return table.concat(list)
 end
@@ -173,7 +171,7 @@ end
 -- @tparam[opt] integer options.reset number of the port of the reset register, 0xcf9 in PCs
 -- @tparam[opt] table options.uarts list of `{ port =, irq = }` of the serial ports
 -- @tparam[opt=false] boolean options.rtc there is `ckvm.dev.rtc` at 0x70, with line 8
--- @tparam[opt=false] boolean options.i8042 there is `ckvm.dev.i8042` at 0x60, with lines 1 and 12
+-- @tparam[opt=false] boolean options.i8042 there is `ckvm.dev.i8042` at 0x60, with line 1
 -- @tparam integer gpa where they will be: guest physical address, a multiple of 64
 -- @treturn string their bytes
 -- @raise only for misuse
