@@ -2,10 +2,11 @@
 
 local acpi = require "ckvm.acpi"
 local lfs = require "lfs"
+local pci = require "ckvm.dev.pci"
 local support = require "support"
 
 local AT <const> = 0xe0000
-local PC <const> = { cpus = 2, reset = 0xcf9, rtc = true, i8042 = true,
+local PC <const> = { cpus = 2, reset = 0xcf9, rtc = true, i8042 = true, pci = true,
   uarts = { { port = 0x3f8, irq = 4 }, { port = 0x2f8, irq = 3 } } }
 
 local function sum(bytes)
@@ -99,17 +100,36 @@ describe("ckvm.acpi", function()
       file:write(found[name])
     end
     local pipe = io.popen("cd " .. directory .. " && for i in *.dat; do iasl -d $i; done 2>&1;"
-      .. " cat DSDT.dsl; rm -r " .. directory)
+      .. " cat DSDT.dsl; iasl -p again DSDT.dsl 2>&1; rm -r " .. directory)
     local text = pipe:read("a")
     assert.is_true(pipe:close())
+    local sound = "Compilation successful. 0 Errors, 0 Warnings, 0 Remarks"
+    support.contains(sound, text)
+    text = text:gsub(sound, "")
     assert.is_nil(text:lower():match("[^\n]*error[^\n]*"))
     assert.is_nil(text:lower():match("[^\n]*warning[^\n]*"))
     assert.is_nil(text:match("[^\n]*[Ii]ncorrect checksum[^\n]*"))
     for _, part in ipairs { "Name (_S5", "Device (COM1)", "Device (COM2)", 'EisaId ("PNP0501")',
-      "0x02F8", "Device (RTC)", "Device (KBD)" } do
+      "0x02F8", "Device (RTC)", "Device (KBD)", "Device (PCI0)", 'EisaId ("PNP0A03")' } do
       support.contains(part, text)
     end
     assert.is_nil(text:find("PNP0F13", 1, true)) -- a mouse
+  end)
+
+  it("tells of the PCI bus, and of its lines, only if there is one", function()
+    local dsdt = tables({ pci = true }).DSDT
+    local prt = dsdt:match("_PRT.*")
+    assert.equal(31 * 4, prt:byte(8)) -- behind an opcode and three bytes of length
+    for device = 1, 31 do
+      for pin = 1, 4 do
+        local entry = string.pack("<BI4", 0x0c, device << 16 | 0xffff)
+          .. (pin == 1 and "\0" or pin == 2 and "\1" or "\x0a" .. string.char(pin - 1))
+          .. "\0\x0a" .. string.char(pci.line(device, pin))
+        assert(prt:find(entry, 1, true), ("no route of %d.%d"):format(device, pin))
+      end
+    end
+    assert(dsdt:find(string.pack("<I4I4I4I4", 0xc0000000, 0xfebfffff, 0, 0x3ec00000), 1, true))
+    assert.is_nil(tables({}).DSDT:find("PCI0", 1, true))
   end)
 
   it("has room for as many CPUs as it takes", function()
@@ -122,6 +142,7 @@ describe("ckvm.acpi", function()
     local blames = support.blames
     blames("acpi: table of options expected, got nil", acpi.tables)
     blames("acpi: unknown option 'hpet'", acpi.tables, { hpet = true }, AT)
+    blames("acpi: pci: boolean expected, got integer", acpi.tables, { pci = 0xcf8 }, AT)
     blames("acpi: cpus: 255 is not between 1 and 254", acpi.tables, { cpus = 255 }, AT)
     blames("acpi: cpus: 0 is not between 1 and 254", acpi.tables, { cpus = 0 }, AT)
     blames("acpi: pm: 65535 is not between 0 and 65524", acpi.tables, { pm = 65535 }, AT)

@@ -124,6 +124,18 @@ describe("ckvm.dev.pci", function()
     assert.equal(0xff, pci.new({}):read(1, 1))
   end)
 
+  it("has lines for the pins of its devices, as firmware expects them", function()
+    local found = {}
+    for device = 1, 4 do
+      for pin = 1, 4 do table.insert(found, pci.line(device, pin)) end
+    end
+    assert.same({ 10, 10, 11, 11, 10, 11, 11, 10, 11, 11, 10, 10, 11, 10, 10, 11 }, found)
+    assert.same({ 10, 11 }, { pci.line(1), pci.line(31) })
+    blames("pci: device: 32 is not between 0 and 31", pci.line, 32)
+    blames("pci: pin: 0 is not between 1 and 4", pci.line, 1, 0)
+    blames("pin: integer expected, got string", pci.line, 1, "A")
+  end)
+
   it("answers every offset, size and value", function()
     local bus = make()
     for _, address in ipairs { 0, 0x80000000, 0x800000fc, 0x80001910, 0x800019fc, -1 } do

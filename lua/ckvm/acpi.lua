@@ -1,5 +1,5 @@
---- The ACPI tables by which a guest finds its CPUs, its interrupt controllers and the way to switch
--- itself off.
+--- The ACPI tables by which a guest finds its CPUs, its interrupt controllers, its PCI bus and the
+-- way to switch itself off.
 --
 -- They tell of the kernel's interrupt controllers (`vm:create_irqchip`), of `ckvm.dev.pm`, and of
 -- those devices of a PC that the options name. They make none of these. Guests find them by the
@@ -13,6 +13,7 @@
 -- vm:write(0x8000, acpi.tables({ cpus = 2 }, 0x8000)) -- of a PC: at 0xe0000
 local aml = require "ckvm.acpi.aml"
 local check = require "ckvm.check"
+local pci = require "ckvm.dev.pci"
 
 local acpi = {}
 
@@ -25,7 +26,7 @@ local PM <const>, SCI <const> = 0x600, 9 -- unless told
 
 local OPTIONS <const> = {
   cpus = "integer?", pm = "integer?", sci = "integer?", reset = "integer?", uarts = "table?",
-  rtc = "boolean?", i8042 = "boolean?",
+  rtc = "boolean?", i8042 = "boolean?", pci = "boolean?",
 }
 local MOST_CPUS <const> = 254 -- of local APIC entries, whose ids have a byte
 local MOST_UARTS <const> = 9 -- COM1 and on
@@ -54,6 +55,34 @@ local function serial_port(number, uart)
     aml.name("_CRS", aml.resources(aml.ports(uart.port, 8), aml.irq(uart.irq))))
 end
 
+-- Where PCI devices may be: ckvm.machine has no memory from 3 GiB to 4 GiB, and at the end of that
+-- are interrupt controllers and firmware.
+local MMIO <const>, MMIO_LAST <const> = 0xc0000000, 0xfebfffff
+local CONFIG <const>, CONFIG_PORTS <const> = 0xcf8, 8
+local ANY_FUNCTION <const> = 0xffff
+
+-- Each pin of each device: its line, which goes to the interrupt controllers by no other one. The
+-- host bridge is device 0.
+local function routes()
+  local list = {}
+  for device = 1, 31 do
+    for pin = 1, 4 do
+      table.insert(list, aml.package(aml.integer(device << 16 | ANY_FUNCTION),
+        aml.integer(pin - 1), aml.integer(0), aml.integer(pci.line(device, pin))))
+    end
+  end
+  return aml.package(table.unpack(list))
+end
+
+local function host_bridge()
+  return aml.device("PCI0", aml.name("_HID", aml.eisa_id "PNP0A03"),
+    aml.name("_UID", aml.integer(0)), aml.name("_BBN", aml.integer(0)),
+    aml.name("_CRS", aml.resources(aml.buses(0, 0), aml.ports(CONFIG, CONFIG_PORTS),
+      aml.port_window(0, CONFIG - 1), aml.port_window(CONFIG + CONFIG_PORTS, 0xffff),
+      aml.memory_window(MMIO, MMIO_LAST))),
+    aml.name("_PRT", routes()))
+end
+
 local function devices(options)
   local list = {}
   for number, uart in ipairs(options.uarts or {}) do
@@ -67,6 +96,7 @@ local function devices(options)
     table.insert(list, aml.device("KBD_", aml.name("_HID", aml.eisa_id "PNP0303"),
       aml.name("_CRS", aml.resources(aml.ports(0x60, 1), aml.ports(0x64, 1), aml.irq(1)))))
   end
+  if options.pci then table.insert(list, host_bridge()) end
   return table.concat(list)
 end
 
@@ -172,6 +202,9 @@ end
 -- @tparam[opt] table options.uarts list of `{ port =, irq = }` of the serial ports
 -- @tparam[opt=false] boolean options.rtc there is `ckvm.dev.rtc` at 0x70, with line 8
 -- @tparam[opt=false] boolean options.i8042 there is `ckvm.dev.i8042` at 0x60, with line 1
+-- @tparam[opt=false] boolean options.pci there is `ckvm.dev.pci` at 0xcf8: its functions may be at
+-- the other ports and from 0xc0000000 to 0xfebfffff, where no memory must be, and have the lines of
+-- `ckvm.dev.pci.line`
 -- @tparam integer gpa where they will be: guest physical address, a multiple of 64
 -- @treturn string their bytes
 -- @raise only for misuse

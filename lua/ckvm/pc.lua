@@ -6,6 +6,7 @@
 -- management at 0x600 (line 9), and its reset at 0xcf9; the PCI bus at 0xcf8, with its host bridge;
 -- fw_cfg at 0x510, for firmware, and a console at 0x402, for what it says to those who debug it. If
 -- there is a disk, it is at 0x1f0 and 0x3f6 (line 14), and its controller on the bus at 00:01.0.
+-- What a script adds to the bus interrupts by lines 10 and 11, as `ckvm.dev.pci.line` has them.
 --
 -- Where nothing is, the guest reads ones, as on the buses of a PC.
 --
@@ -38,7 +39,9 @@ local pc = {}
 --- What ACPI tables tell of these devices: for `acpi` of `ckvm.machine`, with images that are not
 -- firmware.
 -- @field ckvm.pc.ACPI
-pc.ACPI = { reset = 0xcf9, rtc = true, i8042 = true, uarts = { { port = 0x3f8, irq = 4 } } }
+pc.ACPI = {
+  reset = 0xcf9, rtc = true, i8042 = true, pci = true, uarts = { { port = 0x3f8, irq = 4 } },
+}
 
 --- The buses of a PC where no device is: for `devices` of any machine. What nobody answers is read
 -- as ones, and writes are lost.

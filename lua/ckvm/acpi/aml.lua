@@ -8,6 +8,8 @@ local NAME <const>, SCOPE <const>, BUFFER <const>, PACKAGE <const> = 0x08, 0x10,
 local DEVICE <const> = "\x5b\x82"
 local IO_PORTS <const>, IRQ <const>, END <const> = 0x47, 0x22, 0x79 -- small resource descriptors
 local DECODES_16 <const> = 1
+local SPACE_16 <const>, SPACE_32 <const> = 0x88, 0x87 -- large ones, with addresses of so many bits
+local FIXED <const> = 0xc -- first and last, of what a bridge hands on
 
 -- The length of what follows and of itself, in one to four bytes.
 local function package_length(size)
@@ -66,6 +68,27 @@ end
 
 function aml.ports(first, count)
   return string.pack("<I1I1I2I2I1I1", IO_PORTS, DECODES_16, first, first, 1, count)
+end
+
+-- What a bridge hands on to its bus: kind 0 is memory, 1 ports, 2 numbers of buses; flags are those
+-- of the kind.
+local function space(descriptor, number, kind, flags, first, last)
+  local values = string.pack("<" .. number:rep(5), 0, first, last, 0, last - first + 1)
+  return string.pack("<I1s2", descriptor, string.char(kind, FIXED, flags) .. values)
+end
+
+function aml.buses(first, last)
+  return space(SPACE_16, "I2", 2, 0, first, last)
+end
+
+-- Of ISA and of all others.
+function aml.port_window(first, last)
+  return space(SPACE_16, "I2", 1, 3, first, last)
+end
+
+-- Neither cached nor prefetched, to be read and written.
+function aml.memory_window(first, last)
+  return space(SPACE_32, "I4", 0, 1, first, last)
 end
 
 -- An ISA line: edge-triggered, active high, not shared.

@@ -4,8 +4,9 @@
 --
 -- A function on the bus is its configuration space of 256 bytes, with a mask of the bits that the
 -- guest may write. What is behind its BARs, a script attaches, and moves when `changed` tells of a
--- write. There is bus 0 alone: no bridges to others, no interrupt routing, no configuration by
--- memory (ECAM). Of the 440FX's own registers there is none, so that nothing shadows ROM.
+-- write, and so it does with interrupts, by `pci.line`. There is bus 0 alone: no bridges to others,
+-- no registers that route interrupts, no configuration by memory (ECAM). Of the 440FX's own
+-- registers there is none, so that nothing shadows ROM.
 --
 -- Port 0xcf9 is in the midst of these and yet not of PCI: accesses of it go to `reset_register`,
 -- such as that of `ckvm.dev.pm`.
@@ -14,6 +15,7 @@
 -- local bus = require("ckvm.dev.pci").new {}
 -- bus:add { device = 3, config = string.pack("<I2I2I4I4", 0x1234, 0x1111, 0, 0xff000000) }
 -- vm:attach_io { port = 0xcf8, count = 8, device = bus }
+local check = require "ckvm.check"
 local dev = require "ckvm.dev"
 
 local pci = {}
@@ -106,10 +108,31 @@ function pci.new(options)
   return self
 end
 
-local function check_range(name, value, last)
-  if value < 0 or value > last then
-    error(("pci: %s: %d is not between 0 and %d"):format(name, value, last), 3)
+local function check_range(name, value, first, last)
+  if value < first or value > last then
+    error(("pci: %s: %d is not between %d and %d"):format(name, value, first, last), 3)
   end
+end
+
+local LINES <const> = { [0] = 10, 10, 11, 11 }
+
+--- The interrupt line that a pin of a device is wired to on a PC: 10 or 11, which other devices
+-- share. It is level-triggered. Firmware that knows this bridge has its lines so, and `ckvm.acpi`
+-- tells the same.
+-- @tparam integer device number, 0 to 31
+-- @tparam[opt=1] integer pin 1 to 4, INTA to INTD, as in byte 0x3d of the configuration
+-- @treturn integer number of the line, and GSI
+-- @raise only for misuse
+-- @usage
+-- local pci = require "ckvm.dev.pci"
+-- local function irq(level) vm:irq_line { irq = pci.line(3), level = level } end
+-- assert(pci.line(3) == 11 and pci.line(3, 4) == 10)
+function pci.line(device, pin)
+  check.argument("device", device, "integer")
+  check.argument("pin", pin or 1, "integer")
+  check_range("device", device, 0, 31)
+  check_range("pin", pin or 1, 1, 4)
+  return LINES[device - 1 + (pin or 1) - 1 & 3]
 end
 
 local function check_bytes(name, bytes)
@@ -146,8 +169,8 @@ function pci:add(options)
     changed = "function?",
   })
   local device, func = options.device, options.func or 0
-  check_range("device", device, 31)
-  check_range("func", func, 7)
+  check_range("device", device, 0, 31)
+  check_range("func", func, 0, 7)
   check_bytes("config", options.config)
   check_bytes("writable", options.writable or "")
   local name = name_of(device, func)
