@@ -99,6 +99,15 @@ describe("A guest that is launched", function()
     contains("hlt at rip 0x7c13", line)
   end)
 
+  it("has a BIOS, if it is a kernel that starts in real mode, with a command line", function()
+    -- Its address is at 0x228: mov 0x228, %esi; mov %si, %bx; and $0xf, %bx; shr $4, %esi;
+    -- mov %si, %es; mov %es:(%bx), %al; mov $0x0e, %ah; int $0x10; cli; hlt
+    local text, status = run { cmdline = "C", image = images.linux16 {
+      real = "\x66\x8b\x36\x28\x02\x89\xf3\x83\xe3\x0f\x66\xc1\xee\x04\x8e\xc6\x26\x8a\x07"
+        .. "\xb4\x0e\xcd\x10\xfa\xf4" } }
+    assert.same({ "C", 0 }, { text, status })
+  end)
+
   describe("may be a kernel, which", function()
     -- mov $0xcf9, %dx; mov $6, %al; out %al, %dx; hlt
     local resets <const> = images.multiboot { code = "\x66\xba\xf9\x0c\xb0\x06\xee\xf4" }

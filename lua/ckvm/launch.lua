@@ -1,10 +1,10 @@
 --- Starts whatever a file is: the machine with the devices that such a guest looks for, a console,
 -- and an account of how it has ended. `scripts/boot.lua` is a command line for it.
 --
--- Kernels (Linux, ELF, Multiboot) and firmware get a PC as `ckvm.pc` has it. Code of 16 bits and
--- disks, which are booted, get a BIOS in Lua, with the console as screen and keyboard; bare code
--- for other modes gets a serial port at 0x3f8. All have a debug console at port 0xe9, and a port
--- 0xf4 that ends the run with a status, `value << 1 | 1`.
+-- Kernels (Linux, ELF, Multiboot) and firmware get a PC as `ckvm.pc` has it. Code of 16 bits, disks
+-- that are booted, and kernels that start in real mode get a BIOS in Lua, with the console as screen
+-- and keyboard; bare code for other modes gets a serial port at 0x3f8. All have a debug console at
+-- port 0xe9, and a port 0xf4 that ends the run with a status, `value << 1 | 1`.
 --
 -- The functions that take a guest are its methods: `guest:run()`, and `local guest <close>`.
 -- @module ckvm.launch
@@ -49,7 +49,8 @@ local function format_of(options)
 end
 
 local function is_real(options, format)
-  return format == "sector" or format == "flat" and (options.mode or "real") == "real"
+  if format == "flat" then return (options.mode or "real") == "real" end
+  return format == "sector" or format == "linux16"
 end
 
 --- Tells of the first option that makes no sense with the others.
@@ -157,7 +158,7 @@ end
 -- assert(guest:run() == "hlt")
 function launch.reset(self)
   self.machine:reset()
-  if self.format == "sector" then self.bios:boot(self.machine.vcpus[1]) end
+  if self.boot then self.boot() end
 end
 
 local RUN <const> = { timeout = "number?", reboot = "boolean?" }
@@ -259,6 +260,7 @@ end
 -- local con = require("ckvm.console").new { to = "/dev/null" }
 -- require("ckvm.launch").new({ image = "\xf4", console = con }):close()
 function launch.close(self)
+  if self.bios then self.bios:close() end
   if self.machine then self.machine:close() end
   if self.console then self.console:close() end
 end

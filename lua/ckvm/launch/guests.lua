@@ -77,9 +77,19 @@ local function keyboard_of(services)
   }
 end
 
--- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or the disk that it boots.
+-- For the BIOS: the disk, or an image in the place of that.
+local function booter(self)
+  local options <const>, vcpu <const> = self.options, self.machine.vcpus[1]
+  local image <const> = self.format == "linux16" and {
+    image = options.image, name = options.name, format = self.format, cmdline = options.cmdline,
+    modules = options.initrd and { { bytes = options.initrd } } or nil,
+  } or nil
+  return function() self.bios:boot(vcpu, image) end
+end
+
+-- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or what that boots.
 function guests.real(self)
-  local options <const>, boots <const> = self.options, self.format == "sector"
+  local options <const>, boots <const> = self.options, self.format ~= "flat"
   local devices = { debug_devices(self) }
   table.insert(devices, { port = SERIAL, count = 8, device = uart.new { write = self.write } })
   if boots then table.insert(devices, pc.EMPTY_BUSES) end
@@ -89,11 +99,12 @@ function guests.real(self)
   local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
   self.bios = bios.install(vm, {
     memory = math.min(options.memory, HOLE), above = math.max(options.memory - HOLE, 0),
-    disk = options.disk or boots and disk.new(options.image) or nil,
+    disk = options.disk or self.format == "sector" and disk.new(options.image) or nil,
     output = self.write, input = self.ready, timer = boots, reboot = stopper(self, "reset"),
     unhandled = function(_, text) vcpu:stop { text = text } end,
   })
-  if boots then self.bios:boot(vcpu) end
+  if boots then self.boot = booter(self) end
+  if self.boot then self.boot() end
   self.console:connect(vm, keyboard_of(self.bios))
 end
 
