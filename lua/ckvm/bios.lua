@@ -157,14 +157,14 @@ local function make(vm, options)
   }, meta)
 end
 
--- Has the ports answered. Eventfds are signaled when keys are typed, and never.
+-- Has the port answered. Eventfds are signaled when keys are typed, and never.
 local function attach(self)
   self.vm:read(0, LEAST)
   self.range = self.vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu)
     trap(self, vcpu)
   end }
-  self.typed, self.never = ckvm.eventfd(), ckvm.eventfd()
-  reset(self)
+  self.typed = ckvm.eventfd()
+  self.never = ckvm.eventfd()
   if self.timer then
     self.vm:on("hlt", function(_, vcpu) return not self.closed and clock.sleep(self, vcpu) end)
   end
@@ -213,10 +213,9 @@ function bios.install(vm, options)
   check_values(options)
   local self = make(vm, options)
   local _ <close> = close_at_error(self)
-  check.blame(function()
-    attach(self)
-    if options.ticks ~= false then tick(self) end
-  end)
+  check.blame(function() attach(self) end)
+  reset(self)
+  if options.ticks ~= false then check.blame(function() tick(self) end) end
   return self
 end
 
