@@ -82,13 +82,16 @@ _Static_assert(offsetof(struct ckvm_exit_iocsr, is_write) ==
 			       CKVM_EXIT_PAYLOAD,
 	       "iocsr_io is laid out as mmio is");
 
-/* Whatever the size, the loop touches eight bytes at once, also of the last. */
+/*
+ * Behind the structure, which is what tells of it. Whatever the size, the loop
+ * touches eight bytes at once, also of the last.
+ */
 static bool io_fits(const struct kvm_run *run, uint64_t page_size)
 {
 	uint64_t offset = run->io.data_offset, size = run->io.size;
 
 	return (size == 1 || size == 2 || size == 4) &&
-	       run->io.direction <= KVM_EXIT_IO_OUT &&
+	       run->io.direction <= KVM_EXIT_IO_OUT && offset >= sizeof(*run) &&
 	       offset <= page_size - 8 &&
 	       size * run->io.count <= page_size - 8 - offset;
 }

@@ -99,10 +99,16 @@ static void page_with_data_outside_of_it_is_refused(void)
 		uint32_t count;
 		uint64_t offset;
 	} cases[] = {
-		{ 2, 1, 1, 4096 },	    { 0, 0, 1, 4096 },
-		{ 0, 3, 1, 4096 },	    { 0, 8, 1, 4096 },
-		{ 0, 1, 1, RUN_SIZE - 7 },  { 0, 1, 1, UINT64_MAX },
-		{ 0, 4, UINT32_MAX, 4096 }, { 1, 4, 2047, 4096 },
+		{ 2, 1, 1, 4096 },
+		{ 0, 0, 1, 4096 },
+		{ 0, 3, 1, 4096 },
+		{ 0, 8, 1, 4096 },
+		{ 0, 1, 1, RUN_SIZE - 7 },
+		{ 0, 1, 1, UINT64_MAX },
+		{ 0, 4, UINT32_MAX, 4096 },
+		{ 1, 4, 2047, 4096 },
+		{ 0, 1, 1, 0 },
+		{ 0, 1, 1, sizeof(made_up) - 1 },
 	};
 	struct ckvm_vm *vm;
 	struct ckvm_vcpu *vcpu = fake_vcpu(&vm);
