@@ -53,13 +53,15 @@ static bool make_room(struct polled *polled, size_t count)
 	return true;
 }
 
-#define LATER 100000000u /* ns: when there is no memory, tried again */
+#define LATER 100000000u     /* ns: when there is no memory, tried again */
+#define GUESTS_SHARE 100000u /* ns, between two calls for a descriptor */
 
 /* With the lock: what is armed. */
 static void collect(const struct luackvm_watcher *watcher,
 		    struct polled *polled)
 {
 	const struct luackvm_watch *watch;
+	uint64_t now = luackvm_now();
 
 	polled->count = 1;
 	polled->due = 0;
@@ -68,14 +70,14 @@ static void collect(const struct luackvm_watcher *watcher,
 
 		if (watch->state != WATCH_ARMED)
 			continue;
-		if (watch->fd >= 0) {
+		if (watch->fd >= 0 && due <= now) {
 			if (make_room(polled, polled->count + 1)) {
 				polled->fds[polled->count++] = (struct pollfd){
 					.fd = watch->fd, .events = watch->events
 				};
 				continue;
 			}
-			due = luackvm_now() + LATER;
+			due = now + LATER;
 		}
 		if (!polled->due || due < polled->due)
 			polled->due = due;
@@ -234,6 +236,18 @@ static bool is_ready(const struct luackvm_watch *watch)
 	return watch->fd < 0 || poll(&poll_fd, 1, 0) != 0;
 }
 
+/*
+ * With the lock. A descriptor that is always ready would have the vCPU called
+ * before it has come into the guest, where both threads share a CPU: the guest
+ * would stand still.
+ */
+static void arm_again(struct luackvm_watch *watch)
+{
+	if (watch->state == WATCH_CALLED && watch->fd >= 0)
+		watch->due = luackvm_now() + GUESTS_SHARE;
+	watch->state = WATCH_ARMED;
+}
+
 struct luackvm_watch *luackvm_next_watch(struct luackvm_watcher *watcher)
 {
 	struct luackvm_watch *watch, *found = NULL;
@@ -247,7 +261,7 @@ struct luackvm_watch *luackvm_next_watch(struct luackvm_watcher *watcher)
 			found = found ? found : watch;
 			continue;
 		}
-		watch->state = WATCH_ARMED;
+		arm_again(watch);
 		again = true;
 	}
 	if (found)
