@@ -24,17 +24,17 @@ local function kernel(initrd)
   return text:match("([^\n]+)\n$")
 end
 
--- Boots it with these options, and types a line when it asks for one. Returns the exit status and
--- all that was printed.
+-- Boots it with these options, and types a line when it asks for one, or has ended. Returns the
+-- exit status and all that was printed.
 local function run(directory, options, linux)
-  local output = quote(directory .. "/output")
   local pipe = io.popen(([[
-    : >%s
-    { until grep -q 'type a line' %s || [ $((waited = waited + 1)) -gt 900 ]; do sleep 0.3; done
-      echo hello, guest; } |
-    timeout -k 5 300 %s %s --initrd %s %s %s >%s 2>&1
-    echo $?]]):format(output, output, quote(support.program()), quote(top .. "scripts/boot.lua"),
-    quote(directory .. "/initrd"), options, quote(linux), output))
+    in=%s; : >"$in/output"
+    { until grep -q 'type a line' "$in/output" || [ -e "$in/status" ]; do sleep 0.3; done
+      echo hello, guest; } 2>/dev/null |
+    { timeout -k 5 300 %s %s --initrd "$in/initrd" %s %s >"$in/output" 2>&1
+      echo $? >"$in/status"; }
+    cat "$in/status"]]):format(quote(directory), quote(support.program()),
+    quote(top .. "scripts/boot.lua"), options, quote(linux)))
   local status = pipe:read("n")
   pipe:close()
   local file <close> = assert(io.open(directory .. "/output", "rb"))
@@ -58,6 +58,9 @@ describe("Debian's kernel", function()
         :format(cpus, ckvm.now() - since, output:match("CPUs, ([%d.]+) seconds")))
       support.contains(("user space: %d CPUs"):format(cpus), output)
       support.contains("you typed: hello, guest", output)
+      support.contains("on the bus: 0000:00:00.0 pci:v00008086d00001237", output)
+      support.contains("the clock was set by the RTC: 1", output)
+      assert(output:find("interrupts: 8: [^\r\n]*IO%-APIC +8%-edge +rtc0"), output)
       assert(output:find("\nboot.lua: poweroff at rip 0x%x+ after %d+ exits\n$"), output)
       assert.equal(0, status)
     end)
