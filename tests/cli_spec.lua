@@ -676,18 +676,30 @@ describe("ckvm-lua:", function()
         assert.same({ 128 + number, "" }, { status, output })
       end)
 
-      it("leaves SIG" .. signal .. " ignored where it was", function()
-        local status, output = shell("trap '' " .. signal .. "; " .. words("-e",
-          "os.execute('kill -" .. signal .. " $PPID') print('on')"))
-        assert.equal(0, status)
-        assert.equal("on\n", output)
-      end)
-
       it("ends a session at SIG" .. signal, function()
         write("input", "os.execute('kill -" .. signal .. " $PPID')\nprint('never')\n")
         local status, output = shell(words("-i") .. " <input")
         assert.equal(128 + number, status)
         lacks("never", output)
+      end)
+    end
+
+    -- Not by os.execute, which ignores SIGINT meanwhile.
+    for _, signal in ipairs { "INT", "TERM", "HUP" } do
+      local kill = "io.popen('kill -" .. signal .. " $PPID'):close() "
+
+      it("leaves SIG" .. signal .. " ignored where it was", function()
+        local status, output, errors = shell("trap '' " .. signal .. "; "
+          .. words("-e", kill .. "print('on')"))
+        assert.same({ 0, "on\n", "" }, { status, output, errors })
+      end)
+
+      it("leaves SIG" .. signal .. " ignored in a session", function()
+        write("input", kill .. "print('o' .. 'n')\n" .. kill .. "os.exit(3)\n")
+        local status, output, errors = shell("trap '' " .. signal .. "; " .. words("-i")
+          .. " <input")
+        assert.same({ 3, "" }, { status, errors })
+        contains("on\n", output)
       end)
     end
 

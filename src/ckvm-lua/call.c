@@ -34,18 +34,21 @@ static void end_process(int signal)
 	raise(signal);
 }
 
-void host_set_sigint(void (*handler)(int))
-{
-	set_handler(SIGINT, handler ? handler : end_process);
-}
-
-/* nohup(1) and its like have signals ignored, and so they stay. */
+/*
+ * nohup(1) and its like, and shells for what runs behind them, have signals
+ * ignored, and so they stay.
+ */
 static void set_unless_ignored(int signal, void (*handler)(int))
 {
 	struct sigaction action;
 
 	if (sigaction(signal, NULL, &action) || action.sa_handler != SIG_IGN)
 		set_handler(signal, handler);
+}
+
+void host_set_sigint(void (*handler)(int))
+{
+	set_unless_ignored(SIGINT, handler ? handler : end_process);
 }
 
 static void set_handlers(void (*handler)(int))

@@ -48,7 +48,7 @@ int host_interrupted(void);
 /* A Ctrl-C is over. False: there was another signal, that ends the session. */
 int host_settle_interrupt(lua_State *L);
 
-/* NULL: the process ends. */
+/* NULL: the process ends. A SIGINT that is ignored stays so. */
 void host_set_sigint(void (*handler)(int));
 
 /* trace.c. file NULL: no trace. */
