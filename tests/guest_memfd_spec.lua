@@ -157,6 +157,7 @@ describe("guest_memfd", function()
     if not ok then pending("memory of this VM can have none") end
     for _, err in ipairs { error_of(vm.read, vm, 0, 1), error_of(vm.write, vm, 0, "x") } do
       assert.equal("EFAULT", err.code)
+      contains("0x0: the page is the guest's alone", err)
     end
   end)
 

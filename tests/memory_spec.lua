@@ -327,9 +327,12 @@ print(pcall(vm.add_memory, vm, { gpa = 0, size = 4096, file = %q }))]]):format(n
       finally(remove)
       vm:add_memory { gpa = 0, size = PAGE, file = name, shared = true, readonly = true }
       assert.equal("xxxx", vm:read(0, 4))
-      error_of(vm.write, vm, 0, "no")
-      error_of(vm.fill, vm, 0, PAGE, 0)
-      error_of(vm.write_u64, vm, 0, 0)
+      for _, err in ipairs {
+        error_of(vm.write, vm, 0, "no"), error_of(vm.fill, vm, 0, PAGE, 0),
+        error_of(vm.write_u64, vm, 0, 0),
+      } do
+        contains("at 0x0: 0x0: the file behind it is mapped read-only", err)
+      end
       assert.equal(("x"):rep(PAGE), content(name))
     end)
 
@@ -344,15 +347,62 @@ print(pcall(vm.add_memory, vm, { gpa = 0, size = 4096, file = %q }))]]):format(n
         assert.equal("x", vm:read(PAGE, 1))
         io.open(name, "wb"):close()
         for call, err in pairs {
-          read = error_of(vm.read, vm, 0, 4 * PAGE), write = error_of(vm.write, vm, PAGE, "x"),
-          fill = error_of(vm.fill, vm, 0, 4 * PAGE, 1), read_u8 = error_of(vm.read_u8, vm, PAGE),
-          write_u64 = error_of(vm.write_u64, vm, 2 * PAGE, 1),
+          ["read of 16384 bytes at 0x0: 0x0"] = error_of(vm.read, vm, 0, 4 * PAGE),
+          ["write of 1 bytes at 0x1000: 0x1000"] = error_of(vm.write, vm, PAGE, "x"),
+          ["fill of 16384 bytes at 0x0: 0x0"] = error_of(vm.fill, vm, 0, 4 * PAGE, 1),
+          ["read of 1 bytes at 0x1001: 0x1001"] = error_of(vm.read_u8, vm, PAGE + 1),
+          ["write of 8 bytes at 0x2000: 0x2000"] = error_of(vm.write_u64, vm, 2 * PAGE, 1),
         } do
           assert.equal("EFAULT", err.code, call)
-          contains("read-only or has shrunk", err)
+          contains("file: EFAULT: " .. call .. ": the file behind it has become too short", err)
         end
+        vm:zap_memory(0, 4 * PAGE)
         ram:close()
       end
+    end)
+
+    it("may shrink later: what there is can be used, and errors name where it ends", function()
+      local name, remove = new_file(("x"):rep(2 * PAGE))
+      finally(remove)
+      for _, shared in ipairs { false, true } do
+        io.open(name, "wb"):write(("x"):rep(4 * PAGE)):close()
+        local low = vm:add_memory { gpa = 0, size = PAGE }
+        local ram = vm:add_memory { gpa = PAGE, size = 4 * PAGE, file = name, shared = shared,
+          log_dirty = true }
+        local dirty = vm:dirty_pages(ram)
+        io.open(name, "wb"):write(("x"):rep(2 * PAGE)):close()
+        for _, err in ipairs {
+          error_of(vm.read, vm, PAGE - 5, 4 * PAGE),
+          error_of(vm.write, vm, PAGE - 5, ("y"):rep(4 * PAGE)),
+          error_of(vm.fill, vm, PAGE - 5, 4 * PAGE, 0x7a),
+        } do
+          contains(" of 16384 bytes at 0xffb: 0x3000: the file behind it has become too short",
+            err)
+        end
+        assert.equal(("z"):rep(2 * PAGE), vm:read(PAGE, 2 * PAGE))
+        vm:zap_memory(PAGE, 4 * PAGE)
+        assert.equal("z", vm:read(3 * PAGE - 1, 1))
+        assert.same(dirty, vm:dirty_pages(ram))
+        ram:close()
+        low:close()
+      end
+    end)
+
+    it("may shrink later: so it is by virtual address", function()
+      local name, remove = new_file(("x"):rep(2 * PAGE))
+      finally(remove)
+      local _, machine <close>, vcpu = support.real_mode("\xf4", { size = 0x8000 })
+      machine:add_memory { gpa = 0x8000, size = 2 * PAGE, file = name, shared = true }
+      io.open(name, "wb"):write(("x"):rep(PAGE)):close()
+      for call, err in pairs {
+        ["read at 0x8010"] = error_of(vcpu.read, vcpu, 0x8010, PAGE),
+        ["write at 0x8fff"] = error_of(vcpu.write, vcpu, 0x8fff, "yy"),
+        ["read_cstring at 0x8000"] = error_of(vcpu.read_cstring, vcpu, 0x8000, 2 * PAGE),
+      } do
+        assert.equal("EFAULT", err.code, call)
+        contains(call .. ": 0x9000: the file behind it has become too short", err)
+      end
+      assert.equal("y", vcpu:read(0x8fff, 1))
     end)
 
     it("may shrink later: the guest's access ends the run", function()

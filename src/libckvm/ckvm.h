@@ -61,6 +61,13 @@ struct ckvm_buffer;	 /* bytes that a range has logged */
  */
 CKVM_API const char *ckvm_errop(void);
 
+/*
+ * The first guest physical address that could not be reached, by the last
+ * ckvm_vm_read, write, fill or zap_memory of this thread that failed with
+ * -EFAULT; 0 before the first.
+ */
+CKVM_API uint64_t ckvm_fault_gpa(void);
+
 /* "EINVAL" for EINVAL or -EINVAL; NULL for a number without a name. */
 CKVM_API const char *ckvm_errno_name(int error);
 
@@ -354,8 +361,12 @@ CKVM_API int ckvm_vm_get_nr_mmu_pages(struct ckvm_vm *vm);
 
 /*
  * Guest memory by physical address, across adjacent slots: all of it or, with
- * -EFAULT, none of it. Read-only memory is read-only for the guest alone, but
- * for a shared file, which is then read-only for all.
+ * -EFAULT (ckvm_errop() "memory"), none of it. Read-only memory is read-only
+ * for the guest alone, but for a shared file, which is then read-only for all:
+ * -EFAULT ("readonly"). -EFAULT, too, where a file has become too short, or
+ * cannot be read ("file"), and for a guest_memfd's pages that are the guest's
+ * alone ("guest_memfd"): what is before them is read or written.
+ * ckvm_fault_gpa() tells where it was.
  */
 CKVM_API int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data,
 			  size_t length);

@@ -13,43 +13,71 @@ struct copy {
 	uint8_t byte;
 };
 
+/* At most that many bytes; how many it was, or -1. */
+static ssize_t move(const struct copy *copy, uint8_t *data, uint8_t *guest,
+		    size_t length)
+{
+	struct iovec local = { .iov_base = data, .iov_len = length };
+	struct iovec remote = { .iov_base = guest, .iov_len = length };
+
+	if (copy->what == READ)
+		return process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+	return process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+}
+
 /*
  * A file that has shrunk raises SIGBUS on access, but gives EFAULT to a system
- * call; so the kernel copies for files.
+ * call; so the kernel copies for files. It copies the pages that there are, and
+ * 2 GiB at most, so that what fails is the first byte of what is left.
  */
 static int copy_by_kernel(const struct copy *copy, uint8_t *guest,
-			  size_t length)
+			  size_t length, size_t *done)
 {
 	uint8_t block[PAGE_SIZE];
-	struct iovec local = { .iov_base = copy->data, .iov_len = length };
-	struct iovec remote = { .iov_base = guest, .iov_len = length };
-	ssize_t done;
+	ssize_t moved;
 
-	if (copy->what == READ) {
-		done = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-		return done == (ssize_t)length ? 0 : -EFAULT;
-	}
-	if (copy->what == WRITE) {
-		done = process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
-		return done == (ssize_t)length ? 0 : -EFAULT;
-	}
-	memset(block, copy->byte, sizeof(block));
-	for (size_t part; length; length -= part, guest += part) {
-		part = length < sizeof(block) ? length : sizeof(block);
-		local = (struct iovec){ .iov_base = block, .iov_len = part };
-		remote = (struct iovec){ .iov_base = guest, .iov_len = part };
-		if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) !=
-		    (ssize_t)part)
+	if (copy->what == FILL)
+		memset(block, copy->byte, sizeof(block));
+	for (*done = 0; *done < length; *done += (size_t)moved) {
+		size_t part = length - *done;
+		uint8_t *data = block;
+
+		if (copy->what != FILL)
+			data = copy->data + *done;
+		else if (part > sizeof(block))
+			part = sizeof(block);
+		moved = move(copy, data, guest + *done, part);
+		if (moved < 0 && errno != EFAULT)
+			return ckvm__fail("process_vm_readv", -errno);
+		if (moved <= 0)
 			return -EFAULT;
 	}
 	return 0;
 }
 
-static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
-		     uint8_t *guest, size_t length)
+/* Why the kernel could not copy. */
+static const char *obstacle(const struct ckvm__mapping *mapping,
+			    const struct copy *copy)
 {
-	if (memory->may_shrink)
-		return copy_by_kernel(copy, guest, length);
+	if (mapping->guests)
+		return "guest_memfd";
+	return mapping->readonly && copy->what != READ ? "readonly" : "file";
+}
+
+static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
+		     uint64_t offset, size_t length)
+{
+	uint8_t *guest = memory->data + offset;
+	size_t done;
+	int error;
+
+	if (memory->may_shrink) {
+		error = copy_by_kernel(copy, guest, length, &done);
+		if (error != -EFAULT)
+			return error;
+		return ckvm__fail_at(obstacle(memory->mapping, copy),
+				     memory->gpa + offset + done);
+	}
 	switch (copy->what) {
 	case READ:
 		memcpy(copy->data, guest, length);
@@ -85,20 +113,22 @@ static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
 			 size_t length)
 {
 	struct ckvm_memory *memory;
+	uint64_t found;
 	int error = ckvm__vm_hold(vm);
 
 	if (error)
 		return error;
 	pthread_mutex_lock(&vm->lock);
-	if (ckvm__extent(vm, gpa, length) < length)
-		error = -EFAULT;
+	found = ckvm__extent(vm, gpa, length);
+	if (found < length)
+		error = ckvm__fail_at("memory", gpa + found);
 	for (memory = ckvm__find_memory(vm, gpa, gpa); !error && length;
 	     memory = memory->next) {
 		uint64_t offset = gpa - memory->gpa;
 		uint64_t rest = memory->bytes - offset;
 		size_t part = length < rest ? length : rest;
 
-		error = copy_part(&copy, memory, memory->data + offset, part);
+		error = copy_part(&copy, memory, offset, part);
 		gpa += part;
 		length -= part;
 		if (copy.what != FILL)
@@ -106,7 +136,7 @@ static int access_memory(struct ckvm_vm *vm, uint64_t gpa, struct copy copy,
 	}
 	pthread_mutex_unlock(&vm->lock);
 	ckvm__vm_drop(vm);
-	return error ? ckvm__fail("memory", error) : 0;
+	return error;
 }
 
 int ckvm_vm_read(struct ckvm_vm *vm, uint64_t gpa, void *data, size_t length)

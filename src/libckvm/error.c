@@ -6,10 +6,22 @@
 #define STRING(x) STRING_(x)
 
 _Thread_local const char *ckvm__errop = "";
+static _Thread_local uint64_t fault_gpa;
 
 const char *ckvm_errop(void)
 {
 	return ckvm__errop;
+}
+
+int ckvm__fail_at(const char *step, uint64_t gpa)
+{
+	fault_gpa = gpa;
+	return ckvm__fail(step, -EFAULT);
+}
+
+uint64_t ckvm_fault_gpa(void)
+{
+	return fault_gpa;
 }
 
 const char *ckvm_version(void)

@@ -43,6 +43,8 @@ struct ckvm__mapping {
 	atomic_uint refs;
 	bool owned;	 /* or the caller's, who unmaps it */
 	bool shared;	 /* what is in it stays when its pages are unmapped */
+	bool readonly;	 /* a shared file's, which the host cannot write */
+	bool guests;	 /* a guest_memfd's */
 	bool may_shrink; /* an access to it may raise SIGBUS */
 	uint8_t *data;
 	uint64_t bytes;
@@ -260,6 +262,9 @@ static inline int ckvm__fail(const char *step, int error)
 	ckvm__errop = step;
 	return error;
 }
+
+/* The same for -EFAULT, which it returns, and for where that is. */
+int ckvm__fail_at(const char *step, uint64_t gpa);
 
 /* ioctl.c ----------------------------------------------------------------- */
 

@@ -80,6 +80,15 @@ static int check_file(const struct ckvm_memory_config *config)
 	return 0;
 }
 
+/* The guest's stores are kept from the file, and so are the host's. */
+static bool is_unwritable(const struct ckvm_memory_config *config)
+{
+	const uint32_t all =
+		CKVM_MEMORY_FILE | CKVM_MEMORY_SHARED | CKVM_MEMORY_READONLY;
+
+	return (config->flags & all) == all;
+}
+
 static int map_own(const struct ckvm_memory_config *config, uint8_t **out)
 {
 	int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE, fd = -1, error;
@@ -93,7 +102,7 @@ static int map_own(const struct ckvm_memory_config *config, uint8_t **out)
 		fd = config->fd;
 		if (config->flags & CKVM_MEMORY_SHARED)
 			flags = MAP_SHARED;
-		if (flags == MAP_SHARED && config->flags & CKVM_MEMORY_READONLY)
+		if (is_unwritable(config))
 			prot = PROT_READ;
 	} else if (config->flags & CKVM_MEMORY_SHARED) {
 		fd = sealed_memfd(config);
@@ -182,9 +191,11 @@ static int create(const struct ckvm_memory_config *config,
 	}
 	mapping->owned = true;
 	mapping->shared = config->flags & CKVM_MEMORY_SHARED;
+	mapping->guests = is_guests(config);
+	mapping->readonly = is_unwritable(config);
 	/* Pages that the guest has to itself raise SIGBUS, too. */
 	mapping->may_shrink =
-		config->flags & CKVM_MEMORY_FILE || is_guests(config);
+		config->flags & CKVM_MEMORY_FILE || mapping->guests;
 	*out = mapping;
 	return 0;
 }

@@ -43,12 +43,13 @@ static int zap(const struct ckvm_memory *memory, uint64_t offset,
 static int zap_all(struct ckvm_vm *vm, uint64_t gpa, uint64_t bytes)
 {
 	struct ckvm_memory *memory = ckvm__find_memory(vm, gpa, gpa);
+	uint64_t found = ckvm__extent(vm, gpa, bytes);
 	int error = ckvm__check_place(gpa, bytes);
 
 	if (error)
 		return error;
-	if (ckvm__extent(vm, gpa, bytes) < bytes)
-		return ckvm__fail("memory", -EFAULT);
+	if (found < bytes)
+		return ckvm__fail_at("memory", gpa + found);
 	for (; !error && bytes; memory = memory->next) {
 		uint64_t offset = gpa - memory->gpa;
 		uint64_t rest = memory->bytes - offset;

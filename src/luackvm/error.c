@@ -123,9 +123,10 @@ static const struct {
 	{ "KVM_XEN_VCPU_GET_ATTR", EINVAL, NO_XEN_ATTR },
 	{ "KVM_XEN_VCPU_SET_ATTR", EINVAL, NO_XEN_ATTR },
 	{ "KVM_HYPERV_EVENTFD", ENOTTY, "this KVM is built without Hyper-V" },
-	{ "memory", EFAULT,
-	  "a file that is read-only or has shrunk, or pages that the guest has "
-	  "to itself" },
+	{ "file", EFAULT,
+	  "the file behind it has become too short, or cannot be read" },
+	{ "readonly", EFAULT, "the file behind it is mapped read-only" },
+	{ "guest_memfd", EFAULT, "the page is the guest's alone" },
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },

@@ -350,16 +350,27 @@ int luackvm_move_memory(lua_State *L)
 
 /* Access ------------------------------------------------------------------ */
 
-static int refuse(lua_State *L, struct ckvm_vm *vm, const char *what,
-		  uint64_t gpa, size_t length, int error)
+static int no_memory(lua_State *L, const char *what, uint64_t gpa,
+		     size_t length, uint64_t fault)
 {
-	uint64_t found = ckvm_vm_extent(vm, gpa);
-
-	if (error != -EFAULT || found >= length)
-		return luackvm_fail(L, error, NULL);
 	return luaL_error(L, "%s of %I bytes at %s: no memory at %s", what,
 			  (lua_Integer)length, luackvm_hex(L, gpa),
-			  luackvm_hex(L, gpa + found));
+			  luackvm_hex(L, fault));
+}
+
+static int refuse(lua_State *L, const char *what, uint64_t gpa, size_t length,
+		  int error)
+{
+	uint64_t fault = ckvm_fault_gpa();
+	const char *hint = luackvm_hint(error);
+
+	if (error != -EFAULT)
+		return luackvm_fail(L, error, NULL);
+	if (failed_at("memory"))
+		return no_memory(L, what, gpa, length, fault);
+	return luackvm_fail(L, error, "%s of %I bytes at %s: %s: %s", what,
+			    (lua_Integer)length, luackvm_hex(L, gpa),
+			    luackvm_hex(L, fault), hint);
 }
 
 /***
@@ -369,7 +380,8 @@ static int refuse(lua_State *L, struct ckvm_vm *vm, const char *what,
  * @tparam integer gpa guest physical address
  * @tparam integer length bytes
  * @treturn string the bytes
- * @raise a string that names the first address without memory
+ * @raise a string that names the first address without memory; `EFAULT` with
+ *  the address from which on a file has become too short
  * @usage
  * local code = vm:read(0x1000, 3)
  */
@@ -378,31 +390,35 @@ int luackvm_read(lua_State *L)
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	uint64_t gpa = luackvm_arg_address(L, 2);
 	size_t length = luackvm_arg_length(L, 3);
+	uint64_t found = ckvm_vm_extent(vm, gpa);
 	luaL_Buffer buffer;
 	char *data;
 	int error;
 
 	/* Before room is made for it: a length may be anything. */
-	if (ckvm_vm_extent(vm, gpa) < length) {
+	if (found < length) {
 		error = ckvm_vm_read(vm, gpa, NULL, 0);
-		return refuse(L, vm, "read", gpa, length,
-			      error ? error : -EFAULT);
+		return error ? luackvm_fail(L, error, NULL)
+			     : no_memory(L, "read", gpa, length, gpa + found);
 	}
 	data = luaL_buffinitsize(L, &buffer, length);
 	error = ckvm_vm_read(vm, gpa, data, length);
 	if (error)
-		return refuse(L, vm, "read", gpa, length, error);
+		return refuse(L, "read", gpa, length, error);
 	luaL_pushresultsize(&buffer, length);
 	return 1;
 }
 
 /***
- * Writes guest memory by physical address: all of it, or none.
+ * Writes guest memory by physical address: all of it, or none, but for a file
+ * that has become too short, which gets what is before its end.
  *
  * @function vm:write
  * @tparam integer gpa guest physical address
  * @tparam string bytes to write
- * @raise a string that names the first address without memory
+ * @raise a string that names the first address without memory; `EFAULT` with
+ *  the address from which on a file has become too short, or for a file that is
+ *  shared and readonly
  * @usage
  * vm:write(0x1000, "\xf4") -- hlt
  */
@@ -418,7 +434,7 @@ int luackvm_write(lua_State *L)
 	data = lua_tolstring(L, 3, &length);
 	error = ckvm_vm_write(vm, gpa, data, length);
 
-	return error ? refuse(L, vm, "write", gpa, length, error) : 0;
+	return error ? refuse(L, "write", gpa, length, error) : 0;
 }
 
 /***
@@ -428,7 +444,7 @@ int luackvm_write(lua_State *L)
  * @tparam integer gpa guest physical address
  * @tparam integer length bytes
  * @tparam[opt=0] integer byte value from 0 to 255
- * @raise a string that names the first address without memory
+ * @raise as `vm:write`
  * @usage
  * vm:fill(0x2000, 0x1000)
  */
@@ -442,7 +458,7 @@ int luackvm_fill_memory(lua_State *L)
 
 	luaL_argcheck(L, byte >= 0 && byte <= 255, 4, "not a byte");
 	error = ckvm_vm_fill(vm, gpa, (uint8_t)byte, length);
-	return error ? refuse(L, vm, "fill", gpa, length, error) : 0;
+	return error ? refuse(L, "fill", gpa, length, error) : 0;
 }
 
 /***
@@ -471,7 +487,7 @@ int luackvm_zap_memory(lua_State *L)
 	check_pages(L, "size", size);
 	luaL_argcheck(L, size, 3, "no pages");
 	error = ckvm_vm_zap_memory(vm, gpa, size);
-	return error ? refuse(L, vm, "zap", gpa, size, error) : 0;
+	return error ? refuse(L, "zap", gpa, size, error) : 0;
 }
 
 static int read_number(lua_State *L, size_t size)
@@ -481,7 +497,7 @@ static int read_number(lua_State *L, size_t size)
 	int error = ckvm_vm_read(vm, gpa, &value, size);
 
 	if (error)
-		return refuse(L, vm, "read", gpa, size, error);
+		return refuse(L, "read", gpa, size, error);
 	lua_pushinteger(L, (lua_Integer)value);
 	return 1;
 }
@@ -502,7 +518,7 @@ static int write_number(lua_State *L, size_t size)
 			      lua_pushfstring(L, "%I does not fit in %d bits",
 					      value, bits));
 	error = ckvm_vm_write(vm, gpa, &value, size);
-	return error ? refuse(L, vm, "write", gpa, size, error) : 0;
+	return error ? refuse(L, "write", gpa, size, error) : 0;
 }
 
 /***

@@ -40,10 +40,15 @@ static int translate(lua_State *L)
 static int refuse(lua_State *L, const char *what, uint64_t gva, uint64_t fault,
 		  int error)
 {
-	bool mapped = !strcmp(ckvm_errop(), "memory");
+	const char *step = ckvm_errop(), *hint = luackvm_hint(error);
+	bool mapped = strcmp(step, "translate");
 
 	if (error != -EFAULT)
 		return luackvm_fail(L, error, NULL);
+	if (mapped && strcmp(step, "memory"))
+		return luackvm_fail(L, error, "%s at %s: %s: %s", what,
+				    luackvm_hex(L, gva), luackvm_hex(L, fault),
+				    hint);
 	return luaL_error(L,
 			  mapped ? "%s at %s: %s is mapped to no memory"
 				 : "%s at %s: %s is not mapped",
@@ -77,7 +82,8 @@ static size_t rest_of_page(uint64_t gva, size_t wanted)
  * @tparam integer length bytes
  * @treturn string the bytes
  * @raise a string that names the first address which is not mapped, or is
- *  mapped to no memory
+ *  mapped to no memory; `EFAULT` with the address of the page where a file has
+ *  become too short
  * @usage
  * local code = vcpu:read(0x1000, 1)
  */
@@ -151,12 +157,12 @@ static int read_cstring(lua_State *L)
 
 /***
  * Writes guest memory as the vCPU sees it, whatever the protection: all of it,
- * or none.
+ * or none, but for files as with `vm:write`.
  *
  * @function vcpu:write
  * @tparam integer gva linear address
  * @tparam string bytes to write
- * @raise a string, as for `vcpu:read`
+ * @raise as `vcpu:read`; `EFAULT`, too, for a file that is shared and readonly
  * @usage
  * vcpu:write(0x2000, "\x90")
  */

@@ -375,9 +375,27 @@ static void can_be_a_file(void)
 
 	/* It shrinks, and nobody gets a SIGBUS. */
 	NEED(ftruncate(config.fd, 0x1000));
-	CHECK_FAILS(ckvm_vm_read(vm, 0x1003, &byte, 1), EFAULT, "memory");
-	CHECK_FAILS(ckvm_vm_write(vm, 0x1003, "x", 1), EFAULT, "memory");
-	CHECK_FAILS(ckvm_vm_fill(vm, 0x1003, 0, 1), EFAULT, "memory");
+	CHECK_FAILS(ckvm_vm_read(vm, 0x1003, &byte, 1), EFAULT, "file");
+	CHECK_EQ(ckvm_fault_gpa(), 0x1003);
+	CHECK_FAILS(ckvm_vm_write(vm, 0x1004, "x", 1), EFAULT, "file");
+	CHECK_EQ(ckvm_fault_gpa(), 0x1004);
+	NEED(ftruncate(config.fd, 0x2000));
+	CHECK_FAILS(ckvm_vm_fill(vm, 0x1005, 'y', 0x1000), EFAULT, "file");
+	CHECK_EQ(ckvm_fault_gpa(), 0x2000);
+	CHECK_EQ(pread(config.fd, &byte, 1, 0x1fff), 1);
+	CHECK_EQ(byte, 'y');
+	CHECK_FAILS(ckvm_vm_read(vm, 0x2fff, &byte, 2), EFAULT, "memory");
+	CHECK_EQ(ckvm_fault_gpa(), 0x3000);
+	CHECK_FAILS(ckvm_vm_zap_memory(vm, 0x1000, 0x3000), EFAULT, "memory");
+	CHECK_EQ(ckvm_fault_gpa(), 0x3000);
+
+	config.gpa = 0x8000;
+	config.bytes = 0x1000;
+	config.flags |= CKVM_MEMORY_READONLY;
+	NEED(ckvm_vm_add_memory(vm, &config, &memory));
+	CHECK_FAILS(ckvm_vm_write(vm, 0x8001, "x", 1), EFAULT, "readonly");
+	CHECK_EQ(ckvm_fault_gpa(), 0x8001);
+	CHECK_EQ(ckvm_vm_read(vm, 0x8001, &byte, 1), 0);
 	close(config.fd);
 	config.gpa = 0x10000;
 	refuses(vm, config, EBADF, "fstat");
