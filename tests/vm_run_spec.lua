@@ -174,28 +174,64 @@ describe("vm:run", function()
     assert.equal("timeout", (vm:run { timeout = 0.05 }))
   end)
 
-  it("raises the first error, with the others in it", function()
-    local vm, first = machine(OUT, OUT)
-    local waiting = ckvm.eventfd()
-    -- The one waits, with the lock given up, until the other is in its handler, too.
-    local function both(make)
+  describe("with errors on two vCPUs", function()
+    local vm, range
+
+    -- The one that is in its handler first waits, with the lock given up, until the other is in
+    -- its own, which raises `first`, and then raises `other`. Returns what comes of it.
+    local function both(first, other)
+      vm = machine(OUT, OUT)
+      local waiting = ckvm.eventfd()
       local count = 0
-      local range = vm:attach_io { port = 0x10, write = function(_, _, _, vcpu)
+      range = vm:attach_io { port = 0x10, write = function()
         count = count + 1
-        if count == 1 then waiting:wait { timeout = 20 } else waiting:signal() end
-        error(make(vcpu), 0)
+        if count == 1 then
+          waiting:wait { timeout = 20 }
+          error(other, 0)
+        end
+        waiting:signal()
+        error(first, 0)
       end }
-      local err = support.error_of(run, vm)
-      range:detach()
-      return err
+      return support.error_of(run, vm)
     end
-    local err = both(function(vcpu) return { id = vcpu.id } end)
-    assert.equal(1, #err.others)
-    assert.equal(1, err.id + err.others[1].id)
-    err = both(function(vcpu) return vcpu == first and "one" or "two" end)
-    support.contains("one", err)
-    support.contains("two", err)
-    support.contains("and on another vCPU: ", err)
+
+    it("raises the first with the others in it if it is a table", function()
+      local first = {}
+      for _, other in ipairs { "two", 42, false, print, { id = 2 } } do
+        local err = both(first, other)
+        assert.equal(first, err)
+        assert.same({ other }, first.others)
+      end
+      assert.same({ "(error object is a nil value)" }, both(first, nil).others)
+    end)
+
+    it("raises the first with the others' texts behind it if it is a string", function()
+      assert.equal("one\nand on another vCPU: two", both("one", "two"))
+      assert.equal("one\nand on another vCPU: 42", both("one", 42))
+      assert.equal("one\nand on another vCPU: (error object is a nil value)", both("one", nil))
+    end)
+
+    it("raises the first, and the other by the next run, if it is anything else", function()
+      for _, first in ipairs { 42, true, print, ckvm.buffer(8) } do
+        assert.equal(first, both(first, "two"))
+        assert.equal("two", support.error_of(run, vm))
+        range:detach()
+        vm:attach_io { port = 0x10, value = 0 }
+        assert.equal("timeout", (vm:run { timeout = 0.05 }))
+      end
+      assert.is_nil(both(nil, 42))
+      assert.equal(42, support.error_of(run, vm))
+      assert.equal(42, both(42, nil))
+      assert.is_nil(support.error_of(run, vm))
+    end)
+
+    it("forgets one of a vCPU that has run since", function()
+      both(42, "two")
+      range:detach()
+      vm:attach_io { port = 0x10, value = 0 }
+      for _, vcpu in ipairs(vm.vcpus) do assert.equal("timeout", vcpu:run { timeout = 0 }) end
+      assert.equal("timeout", (vm:run { timeout = 0 }))
+    end)
   end)
 
   it("has handlers that may resume coroutines, but not yield out of it", function()

@@ -60,15 +60,19 @@ static void work_together(lua_State *L, struct crew *crew, int count)
 	let_go(L, crew);
 }
 
-/* Returns what the worker's run has ended with. */
+/* Returns what the worker's run has ended with, or raises it. */
 static int take_results(lua_State *L, struct worker *worker)
 {
 	worker->kept = false;
+	if (worker->status != LUA_OK) {
+		lua_xmove(worker->L, L, 1);
+		return lua_error(L);
+	}
 	lua_xmove(worker->L, L, 3);
 	return lua_isnil(L, -1) ? lua_pop(L, 1), 2 : 3;
 }
 
-/* An end that was not the first, of a vCPU that has not run since. */
+/* An end that has not been told, of a vCPU that has not run since. */
 static struct worker *find_kept(const struct crew *crew)
 {
 	struct worker *worker = crew->workers;
@@ -80,18 +84,41 @@ static struct worker *find_kept(const struct crew *crew)
 	return worker;
 }
 
+/* The next error behind `worker`, but for the first that there was; or NULL. */
+static struct worker *next_failed(const struct crew *crew,
+				  const struct worker *worker)
+{
+	struct worker *next = worker ? worker->next : crew->workers;
+
+	while (next && (next->status == LUA_OK || next == crew->failed))
+		next = next->next;
+	return next;
+}
+
 /* Pushes a list of the errors that are not the first. */
 static void push_others(lua_State *L, const struct crew *crew)
 {
-	struct worker *worker;
+	struct worker *worker = NULL;
 	lua_Integer count = 0;
 
 	lua_newtable(L);
-	for (worker = crew->workers; worker; worker = worker->next)
-		if (worker->status != LUA_OK && worker != crew->failed) {
-			lua_xmove(worker->L, L, 1);
-			lua_rawseti(L, -2, ++count);
+	while ((worker = next_failed(crew, worker))) {
+		lua_xmove(worker->L, L, 1);
+		if (lua_isnil(L, -1)) { /* which a list cannot hold */
+			lua_pop(L, 1);
+			lua_pushliteral(L, "(error object is a nil value)");
 		}
+		lua_rawseti(L, -2, ++count);
+	}
+}
+
+/* The next runs raise them. */
+static void keep_others(const struct crew *crew)
+{
+	struct worker *worker = NULL;
+
+	while ((worker = next_failed(crew, worker)))
+		worker->kept = true;
 }
 
 /* Pushes the string at index with the texts of the list on top behind it. */
@@ -109,23 +136,22 @@ static void push_texts(lua_State *L, int string)
 	lua_pop(L, 1);
 }
 
-/* Pushes the first error, with the others in it. */
+/* Pushes the first error, with the others in it if it can hold them. */
 static void push_errors(lua_State *L, const struct crew *crew)
 {
 	int first = lua_gettop(L) + 1;
 
 	lua_xmove(crew->failed->L, L, 1);
-	push_others(L, crew);
 	if (lua_type(L, first) == LUA_TSTRING) {
+		push_others(L, crew);
 		push_texts(L, first);
-		return;
-	}
-	if (lua_istable(L, first) && lua_rawlen(L, -1)) {
+	} else if (!lua_istable(L, first)) {
+		keep_others(crew);
+	} else if (next_failed(crew, NULL)) {
 		lua_pushliteral(L, "others");
-		lua_insert(L, -2);
+		push_others(L, crew);
 		lua_rawset(L, first);
 	}
-	lua_settop(L, first);
 }
 
 static struct crew *free_crew(lua_State *L, struct ckvm_lua *lua)
@@ -178,7 +204,8 @@ static int finish(lua_State *L, struct crew *crew, bool closed)
  * resume coroutines, but not yield out of the run.
  *
  * If several vCPUs have an exit that nobody handles, or were stopped or kicked,
- * the next `vm:run` returns the next of them at once.
+ * the next `vm:run` returns the next of them at once. So it raises the next
+ * error if the first is neither a table nor a string, which could hold it.
  *
  * @function vm:run
  * @tparam[opt] table options
@@ -189,8 +216,8 @@ static int finish(lua_State *L, struct crew *crew, bool closed)
  * @treturn[opt] any after "stopped", the value given to `vcpu:stop`
  * @raise what a handler raises, as it is: the first one, with a list of those
  *  on other vCPUs in its field `others`, or their texts behind it if it is a
- *  string; `EBUSY` while another thread runs one of the vCPUs; `EAGAIN` if
- *  there can be no more threads; what `vcpu:run` raises
+ *  string, or else alone; `EBUSY` while another thread runs one of the vCPUs;
+ * `EAGAIN` if there can be no more threads; what `vcpu:run` raises
  * @api 4.10 KVM_RUN
  * @usage
  * local why, which, value = vm:run { timeout = 1 }
