@@ -207,10 +207,15 @@ describe("A machine", function()
     end
   end)
 
-  it("tells its processor that it is a guest's, so that KVM's clock is looked for", function()
-    local m <close> = machine.new { cpus = 2, code = "\xf4" }
-    for _, vcpu in ipairs(m.vcpus) do
-      assert(x86.cpuid_has(vcpu:get_cpuid2(), "hypervisor"))
+  it("tells its processor that it is a guest's, and of the timer that its APIC has", function()
+    local has_timer <const> = ckvm.open():check_extension "tsc_deadline_timer" > 0
+    for _, irqchip in ipairs { false, true } do
+      local m <close> = machine.new { cpus = 2, code = "\xf4", irqchip = irqchip }
+      for _, vcpu in ipairs(m.vcpus) do
+        local list = vcpu:get_cpuid2()
+        assert(x86.cpuid_has(list, "hypervisor"))
+        if irqchip then assert.equal(has_timer, x86.cpuid_has(list, "tsc_deadline_timer")) end
+      end
     end
   end)
 

@@ -2,9 +2,9 @@
 -- and an account of how it has ended. `scripts/boot.lua` is a command line for it.
 --
 -- Kernels (Linux, ELF, Multiboot) and firmware get a PC as `ckvm.pc` has it. Code of 16 bits, disks
--- that are booted, and kernels that start in real mode get a BIOS in Lua, with the console as screen
--- and keyboard; bare code for other modes gets a serial port at 0x3f8. All have a debug console at
--- port 0xe9, and a port 0xf4 that ends the run with a status, `value << 1 | 1`.
+-- that are booted, and kernels that start in real mode get a BIOS in Lua, with the console as
+-- screen and keyboard; bare code for other modes gets a serial port at 0x3f8. All have a debug
+-- console at port 0xe9, and a port 0xf4 that ends the run with a status, `value << 1 | 1`.
 --
 -- The functions that take a guest are its methods: `guest:run()`, and `local guest <close>`.
 -- @module ckvm.launch

@@ -37,13 +37,16 @@ local function add_memory(vm, size)
   if size > HOLE then vm:add_memory { gpa = ABOVE, size = size - HOLE } end
 end
 
--- The processor that KVM can make of this one, which knows its number, how many there are, and that
--- it is a guest's: some KVMs leave that to be said, and without it Linux does not look for what KVM
--- has for guests, such as a clock, and spends seconds on measuring the time.
-local function set_cpuid(vcpu, supported, cpus)
-  local list = x86.cpuid_topology(supported, { id = vcpu.id, cpus = cpus })
+-- The processor that KVM can make of this one. Some KVMs leave two things to be said: that it is a
+-- guest's, without which Linux does not look for what KVM has for guests, such as a clock, and
+-- spends seconds on measuring the time; and that the timers of local APICs go off by the TSC.
+local function cpuid_of(kvm, irqchip)
+  local list = kvm:get_supported_cpuid()
   x86.cpuid_set(list, "hypervisor", true)
-  vcpu:set_cpuid2(list)
+  if irqchip and kvm:check_extension "tsc_deadline_timer" > 0 then
+    x86.cpuid_set(list, "tsc_deadline_timer", true)
+  end
+  return list
 end
 
 -- What devices are attached to in the VM's place.
@@ -123,10 +126,10 @@ local function make(self, options)
     vm:create_pit2 { flags = 1 } -- with the speaker's port, 0x61, by which guests measure time
   end
   add_memory(vm, self.memory)
-  local cpuid <const> = kvm:get_supported_cpuid()
+  local cpuid <const> = cpuid_of(kvm, self.irqchip)
   for id = 0, self.cpus - 1 do
     self.vcpus[id + 1] = vm:create_vcpu(id)
-    set_cpuid(self.vcpus[id + 1], cpuid, self.cpus)
+    self.vcpus[id + 1]:set_cpuid2(x86.cpuid_topology(cpuid, { id = id, cpus = self.cpus }))
   end
   if self.mode == "user" then make_stubs(self) end
   if options.trace then self.bus = trace_of(vm, options.trace) end
