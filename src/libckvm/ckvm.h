@@ -906,7 +906,7 @@ CKVM_API int ckvm_vm_x86_set_msr_filter(struct ckvm_vm *vm,
 struct ckvm_limits {
 	size_t size;
 	uint32_t flags;
-	uint32_t reserved;
+	uint32_t reserved;    /* 0 */
 	uint64_t timeout_ns;  /* from now on; 0 expires at once */
 	uint64_t deadline_ns; /* a time of CLOCK_MONOTONIC */
 	uint64_t exits;	      /* how many exits to handle */
@@ -930,7 +930,8 @@ enum ckvm_end {
  * that came with queued writes, one of which it was at, is looked at now.
  *
  * -EBADF if the vCPU is closed meanwhile, -EBUSY if another thread runs it,
- * -EINTR with CKVM_LIMIT_SIGNALS, or what KVM_RUN says.
+ * -EINTR with CKVM_LIMIT_SIGNALS, -EINVAL for flags that there are not, or what
+ * KVM_RUN says.
  */
 CKVM_API int ckvm_vcpu_run(struct ckvm_vcpu *vcpu,
 			   const struct ckvm_limits *limits);
@@ -966,7 +967,8 @@ CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
 /*
  * Exactly one KVM_RUN, nothing dispatched: 0 with ckvm_vcpu_exit(), -EINTR when
  * kicked (ckvm_errop() "kick") or interrupted by a signal, -ETIME when the
- * timeout or deadline of limits passes (NULL: none; exits do not count). If
+ * timeout or deadline of limits passes (NULL: none; exits do not count), and
+ * -EINVAL for flags that there are not. If
  * registers were written while an access was open, that access is finished
  * first, and an exit that this brings is the one returned. So is, without a
  * KVM_RUN, an exit that a run has left behind: one that came with queued

@@ -335,28 +335,33 @@ static __attribute__((noinline)) int run_loop(struct ckvm_vcpu *vcpu,
 	(CKVM_LIMIT_TIMEOUT | CKVM_LIMIT_DEADLINE | CKVM_LIMIT_EXITS | \
 	 CKVM_LIMIT_SIGNALS)
 
-static struct ckvm_limits copy_limits(const struct ckvm_limits *limits)
+/* Fills `out` if a run may begin with these limits. */
+static int take_limits(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits,
+		       struct ckvm_limits *out)
 {
-	struct ckvm_limits copy = { 0 };
+	int error = ckvm__vcpu_check(vcpu);
 
+	memset(out, 0, sizeof(*out));
 	if (limits)
-		memcpy(&copy, limits,
-		       limits->size < sizeof(copy) ? limits->size
-						   : sizeof(copy));
-	return copy;
+		memcpy(out, limits,
+		       limits->size < sizeof(*out) ? limits->size
+						   : sizeof(*out));
+	if (error)
+		return error;
+	if (out->flags & ~ALL_LIMITS)
+		return ckvm__fail("limits", -EINVAL);
+	if (out->reserved)
+		return ckvm__fail("reserved", -EINVAL);
+	return ckvm__vcpu_in_loop(vcpu) ? ckvm__fail("running", -EBUSY) : 0;
 }
 
 int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 {
-	struct ckvm_limits lim = copy_limits(limits);
-	int error = ckvm__vcpu_check(vcpu);
+	struct ckvm_limits lim;
+	int error = take_limits(vcpu, limits, &lim);
 
-	if (!error && lim.flags & ~ALL_LIMITS)
-		error = ckvm__fail("limits", -EINVAL);
 	if (error)
 		return error;
-	if (ckvm__vcpu_in_loop(vcpu))
-		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
 	vcpu->stop = false;
@@ -465,13 +470,11 @@ static int once(struct ckvm_vcpu *vcpu)
 
 int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 {
-	struct ckvm_limits lim = copy_limits(limits);
-	int error = ckvm__vcpu_check(vcpu);
+	struct ckvm_limits lim;
+	int error = take_limits(vcpu, limits, &lim);
 
 	if (error)
 		return error;
-	if (ckvm__vcpu_in_loop(vcpu))
-		return ckvm__fail("running", -EBUSY);
 	abandon(vcpu);
 	vcpu->run_serial++;
 	vcpu->over = vcpu->stop = false;

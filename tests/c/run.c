@@ -816,6 +816,22 @@ static void finish_keeps_a_deadline(void)
 	guest_close(&guest);
 }
 
+static void limits_that_there_are_not_are_refused(void)
+{
+	struct ckvm_limits limits = { .size = sizeof(limits), .flags = 1 << 4 };
+
+	WITH_DEVICE(OUT_10 HLT);
+	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, &limits), EINVAL, "limits");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, &limits), EINVAL, "limits");
+	limits.flags = 0;
+	limits.reserved = 1;
+	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, &limits), EINVAL, "reserved");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, &limits), EINVAL,
+		    "reserved");
+	CHECK_EQ(device.writes, 0);
+	halts();
+}
+
 /* One at a time ----------------------------------------------------------- */
 
 static void run_once_dispatches_nothing(void)
@@ -903,6 +919,7 @@ int main(int argc, char **argv)
 	PROMISE(clock_stands_still_while_the_caller_rests);
 	PROMISE(clock_counts_what_comes_before_a_pause);
 	PROMISE(limits_beyond_size_do_not_count);
+	PROMISE(limits_that_there_are_not_are_refused);
 	PROMISE(inner_run_ends_at_the_deadline_of_the_outer);
 	PROMISE(inner_run_leaves_the_outer_its_deadline);
 	PROMISE(inner_run_without_limits_halts_by_itself);
