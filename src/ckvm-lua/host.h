@@ -23,7 +23,9 @@ struct options {
 	int script; /* its index in argv; argc for none */
 	int version, interactive, no_environment;
 	int probe, json;
-	int statements; /* how many of the actions are -e */
+	int trace;
+	const char *trace_path; /* NULL: standard error */
+	int statements;		/* how many of the actions are -e */
 	int count;
 	struct action *actions;
 };

@@ -86,7 +86,8 @@ static void print_help(void)
 	      "  -E             ignore LUA_INIT, LUA_PATH and LUA_CPATH\n"
 	      "  -W             turn warnings on\n"
 	      "  --trace-ioctl[=FILE]\n"
-	      "                 print each ioctl on standard error, or to FILE\n"
+	      "                 print each ioctl on standard error, or to FILE;\n"
+	      "                 the last of several counts\n"
 	      "  --probe        try what the KVM of this host can do\n"
 	      "  --json         with --probe: print that as JSON\n"
 	      "  --             end of the options\n"
@@ -196,8 +197,13 @@ static int wrong_use(void)
 	return STATUS_USAGE;
 }
 
-static int open_trace(const char *path)
+/* Once the options are right: what is in the file is lost. */
+static int open_trace(const struct options *options)
 {
+	const char *path = options->trace_path;
+
+	if (!options->trace)
+		return 0;
 	trace.file = path ? fopen(path, "we") : stderr;
 	trace.name = path ? path : "standard error";
 	if (trace.file && path)
@@ -236,7 +242,9 @@ static int take_option(struct options *options, int option)
 		options->json = 1;
 		return -1;
 	case 't':
-		return open_trace(optarg) ? STATUS_ERROR : -1;
+		options->trace = 1;
+		options->trace_path = optarg;
+		return -1;
 	case 'h':
 		print_help();
 		return STATUS_OK;
@@ -290,6 +298,8 @@ int main(int argc, char **argv)
 		return STATUS_ERROR;
 	}
 	status = take_options(&options);
+	if (status < 0 && open_trace(&options))
+		status = STATUS_ERROR;
 	if (status < 0) {
 		if (options.version)
 			print_version();
