@@ -136,6 +136,23 @@ describe("ckvm.eventfd:", function()
       assert.same({ 0, "false\tinterrupted!\nnil\n", "" }, { status, output, errors })
     end)
 
+    it("raises what poll(2) refuses", function()
+      if not os.execute("prlimit --version >/dev/null 2>&1") then pending("no prlimit(1)") end
+      local status, output, errors = support.run [[
+        local ckvm = require "ckvm"
+        local event = ckvm.eventfd()
+        event:wait { timeout = 0.01 }
+        local self = io.open("/proc/self/stat"):read("n")
+        local raise = io.popen("read _; prlimit --nofile=100: --pid " .. self, "w")
+        os.execute("prlimit --nofile=1: --pid " .. self) -- fewer than it polls
+        local ok, err = pcall(event.wait, event)
+        raise:write("\n")
+        raise:close()
+        print(ok, err.call, err.code)
+      ]]
+      assert.same({ 0, "false\tppoll\tEINVAL\n", "" }, { status, output, errors })
+    end)
+
     it("ends with the run around it", function()
       support.need_kvm()
       local _, vm, vcpu = support.real_mode("\xe6\x10\xf4")

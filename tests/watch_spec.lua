@@ -262,6 +262,35 @@ describe("vm:watch", function()
     assert.same({ "stopped", "awake" }, { vcpu:run(LIMITS) })
   end)
 
+  it("is idle while poll(2) refuses, and goes on after that", function()
+    if not os.execute("prlimit --version >/dev/null 2>&1") then pending("no prlimit(1)") end
+    local status, output, errors = support.run [[
+      local ckvm = require "ckvm"
+      local vm = ckvm.open():create_vm()
+      vm:create_irqchip()
+      vm:add_memory { gpa = 0, size = 0x10000 }
+      vm:write(0x1000, "\xf4") -- hlt
+      local vcpu = vm:create_vcpu(0)
+      vcpu:set_sregs { cs = { base = 0, selector = 0 } }
+      vcpu:set_regs { rip = 0x1000, rflags = 2 }
+      local self = io.open("/proc/self/stat"):read("n")
+      local event = ckvm.eventfd()
+      vm:watch(event, "read", function() vcpu:stop("watched") end)
+      local raise = io.popen("read _; prlimit --nofile=100: --pid " .. self, "w")
+      os.execute("prlimit --nofile=1: --pid " .. self) -- fewer than are polled
+      local before = os.clock()
+      vm:after(0.5, function() vcpu:stop("late") end)
+      print(vcpu:run { timeout = 20 })
+      print(os.clock() - before < 0.25)
+      raise:write("\n")
+      raise:close()
+      event:signal()
+      print(vcpu:run { timeout = 20 })
+    ]]
+    assert.same({ 0, "stopped\tlate\ntrue\nstopped\twatched\n", "" },
+      { status, output, errors })
+  end)
+
   it("refuses what is no descriptor, no direction, no function", function()
     local vm = guest()
     assert.equal("EBADF", error_of(vm.watch, vm, 9999, "read", print).code)

@@ -39,29 +39,40 @@ static int sealed_memfd(const struct ckvm_memory_config *config)
 	return fd;
 }
 
+/* The size of the huge pages that one gets if one asks for none. */
+static int find_huge_size(uint64_t *out)
+{
+	int fd = memfd_create("ckvm", MFD_CLOEXEC | MFD_HUGETLB), error = 0;
+	struct statfs fs;
+
+	if (fd < 0)
+		return ckvm__fail("memfd_create", -errno);
+	if (fstatfs(fd, &fs) < 0)
+		error = ckvm__fail("fstatfs", -errno);
+	else
+		*out = (uint64_t)fs.f_bsize;
+	close(fd);
+	return error;
+}
+
 /* The size of the pages, PAGE_SIZE if they are not huge. */
 static int find_page_size(const struct ckvm_memory_config *config,
 			  uint64_t *out)
 {
 	uint64_t size = config->hugepage_size;
-	struct statfs fs;
-	int fd;
+	int error = 0;
 
 	*out = PAGE_SIZE;
 	if (!(config->flags & CKVM_MEMORY_HUGEPAGES))
 		return 0;
 
-	if (!size) {
-		fd = memfd_create("ckvm", MFD_CLOEXEC | MFD_HUGETLB);
-		if (fd < 0)
-			return ckvm__fail("memfd_create", -errno);
-		size = fstatfs(fd, &fs) ? 0 : (uint64_t)fs.f_bsize;
-		close(fd);
-	}
-	if (size & (size - 1) || (size && config->bytes % size))
+	if (!size)
+		error = find_huge_size(&size);
+	if (error)
+		return error;
+	if (!size || size & (size - 1) || config->bytes % size)
 		return ckvm__fail("hugepages", -EINVAL);
-	if (size)
-		*out = size;
+	*out = size;
 	return 0;
 }
 

@@ -164,7 +164,8 @@ static int signal_event(lua_State *L)
 	luaL_argcheck(L, n > 0, 2, "not a count");
 	if (write(event->fd, &n, sizeof(n)) < 0)
 		return luackvm_fail_call(L, "write", -errno,
-					 "the counter is full");
+					 errno == EAGAIN ? "the counter is full"
+							 : NULL);
 	return 0;
 }
 
@@ -173,8 +174,11 @@ static bool push_value(lua_State *L, const struct luackvm_eventfd *event)
 {
 	uint64_t value;
 
-	if (read(event->fd, &value, sizeof(value)) < 0)
+	if (read(event->fd, &value, sizeof(value)) < 0) {
+		if (errno != EAGAIN)
+			luackvm_fail_call(L, "read", -errno, NULL);
 		return false;
+	}
 	lua_pushinteger(L, (lua_Integer)value);
 	return true;
 }
@@ -184,7 +188,7 @@ static bool push_value(lua_State *L, const struct luackvm_eventfd *event)
  *
  * @function eventfd:read
  * @treturn integer|nil the value
- * @raise only for misuse
+ * @raise `EBADF` if something else has closed the descriptor
  * @usage
  * eventfd:signal(3)
  * assert(eventfd:read() == 3 and eventfd:read() == nil)
@@ -199,7 +203,7 @@ static int read_event(lua_State *L)
 /* Waiting ----------------------------------------------------------------- */
 
 /* Until then, an event, or something to look into. */
-static void sleep_until(struct pollfd *fds, uint64_t deadline)
+static int sleep_until(struct pollfd *fds, uint64_t deadline)
 {
 	uint64_t now = luackvm_now(), left;
 	struct timespec timeout;
@@ -207,31 +211,35 @@ static void sleep_until(struct pollfd *fds, uint64_t deadline)
 	left = deadline > now ? deadline - now : 0;
 	timeout.tv_sec = (time_t)(left / 1000000000u);
 	timeout.tv_nsec = (long)(left % 1000000000u);
-	ppoll(fds, 2, deadline ? &timeout : NULL, NULL);
+	if (ppoll(fds, 2, deadline ? &timeout : NULL, NULL) < 0 &&
+	    errno != EINTR)
+		return -errno;
+	return 0;
 }
 
 /*
  * The lock is given up as around KVM_RUN. The object is closed afterwards, if
- * another thread did that: false.
+ * another thread did that: -EBADF.
  */
-static bool sleep_unlocked(lua_State *L, struct luackvm_eventfd *event,
-			   uint64_t deadline)
+static int sleep_unlocked(lua_State *L, struct luackvm_eventfd *event,
+			  uint64_t deadline)
 {
 	struct ckvm_lua *lua = event->lua;
 	struct luackvm_thread *thread = lua->thread;
 	struct pollfd fds[2] = { { .fd = event->fd, .events = POLLIN },
 				 { .fd = lua->wake, .events = POLLIN } };
+	int error;
 
 	event->waiters++;
 	luackvm_unlock(thread);
-	sleep_until(fds, deadline);
+	error = sleep_until(fds, deadline);
 	luackvm_lock(thread);
 	event->waiters--;
 	thread->running = L;
 	luackvm_woken(lua, event->closed);
 	if (event->closed && !event->waiters)
 		close(event->fd);
-	return !event->closed;
+	return event->closed ? -EBADF : error;
 }
 
 static uint64_t read_deadline(lua_State *L, struct ckvm_lua *lua)
@@ -258,7 +266,9 @@ static uint64_t read_deadline(lua_State *L, struct ckvm_lua *lua)
  * @tparam[opt] number options.timeout seconds; if left out, for ever
  * @treturn integer|nil the value, as from `eventfd:read`; nil when the time is
  *  up
- * @raise a string if another thread closes the eventfd; `EMFILE`
+ * @raise a string if another thread closes the eventfd; `EMFILE`; `EBADF` as
+ *  `eventfd:read`; `EINVAL` where the process may have less than two
+ * descriptors
  * @usage
  * eventfd:signal()
  * assert(eventfd:wait { timeout = 1 } == 1)
@@ -285,9 +295,12 @@ static int wait_event(lua_State *L)
 			lua_pushnil(L);
 			return 1;
 		}
-		if (!sleep_unlocked(L, event, deadline))
+		error = sleep_unlocked(L, event, deadline);
+		if (error == -EBADF)
 			return luaL_error(L, "wait: another thread has closed "
 					     "the eventfd");
+		if (error)
+			return luackvm_fail_call(L, "ppoll", error, NULL);
 	}
 }
 

@@ -53,7 +53,8 @@ static bool make_room(struct polled *polled, size_t count)
 	return true;
 }
 
-#define LATER 100000000u     /* ns: when there is no memory, tried again */
+/* ns: when there is no memory, or poll(2) fails, tried again */
+#define LATER 100000000
 #define GUESTS_SHARE 100000u /* ns, between two calls for a descriptor */
 
 /* With the lock: what is armed. */
@@ -115,12 +116,15 @@ static bool note(const struct luackvm_watcher *watcher,
 static void sleep_until_something(const struct luackvm_watcher *watcher,
 				  struct polled *polled)
 {
+	static const struct timespec later = { .tv_nsec = LATER };
 	uint64_t now = luackvm_now(), count,
 		 left = polled->due > now ? polled->due - now : 0;
 	struct timespec timeout = { .tv_sec = (time_t)(left / 1000000000u),
 				    .tv_nsec = (long)(left % 1000000000u) };
 
-	ppoll(polled->fds, polled->count, polled->due ? &timeout : NULL, NULL);
+	if (ppoll(polled->fds, polled->count, polled->due ? &timeout : NULL,
+		  NULL) < 0)
+		nanosleep(&later, NULL);
 	if (read(watcher->wake, &count, sizeof(count)) < 0)
 		return; /* nobody has called */
 }

@@ -11,6 +11,12 @@
  * and the libraries' memory; "lua": Lua's, which fails from then on.
  *
  *   blocks, maps = faults.live()   what the libraries have
+ *
+ * Of what the libraries call (nm -u), these never fail here: what is called
+ * once, before the first walk (sigaction, pthread_key_create, pthread_atfork,
+ * atexit); what is undone or told to no avail (close, fclose, timer_delete,
+ * prctl, setvbuf, tgkill, futex); and what Linux does not fail (mutexes,
+ * conditions, masks of signals, clocks).
  */
 #include <stdarg.h>
 #include <sys/eventfd.h>
@@ -33,6 +39,8 @@ static struct {
 	const char *failed;
 	long blocks, maps;
 } fault;
+
+static _Thread_local bool calling; /* the one that calls faults.call */
 
 static bool fails(enum kind kind, const char *name)
 {
@@ -130,17 +138,24 @@ int __wrap_munmap(void *at, size_t size)
 }
 
 /* A function of these parameters; variadic ones have an int, or none. */
-#define WRAP(type, name, parameters, arguments) \
-	type __real_##name parameters;          \
-	type __wrap_##name parameters;          \
-	type __wrap_##name parameters           \
-	{                                       \
-		if (fails(SYSTEM, #name)) {     \
-			errno = FAILURE;        \
-			return -1;              \
-		}                               \
-		return __real_##name arguments; \
+#define WRAP_IF(condition, type, name, parameters, arguments) \
+	type __real_##name parameters;                        \
+	type __wrap_##name parameters;                        \
+	type __wrap_##name parameters                         \
+	{                                                     \
+		if ((condition) && fails(SYSTEM, #name)) {    \
+			errno = FAILURE;                      \
+			return -1;                            \
+		}                                             \
+		return __real_##name arguments;               \
 	}
+
+#define WRAP(type, name, parameters, arguments) \
+	WRAP_IF(true, type, name, parameters, arguments)
+
+/* The same, but not for threads that call it when they like. */
+#define WRAP_HERE(type, name, parameters, arguments) \
+	WRAP_IF(calling, type, name, parameters, arguments)
 
 WRAP(int, open, (const char *path, int flags, int mode), (path, flags, mode))
 WRAP(int, fcntl, (int fd, int command, long argument), (fd, command, argument))
@@ -160,6 +175,54 @@ WRAP(ssize_t, pread, (int fd, void *data, size_t size, off_t offset),
 WRAP(int, tcgetattr, (int fd, void *settings), (fd, settings))
 WRAP(int, tcsetattr, (int fd, int when, const void *settings),
      (fd, when, settings))
+WRAP(int, madvise, (void *at, size_t size, int advice), (at, size, advice))
+WRAP(int, fstat, (int fd, void *status), (fd, status))
+WRAP(int, fstatfs, (int fd, void *status), (fd, status))
+WRAP(int, grantpt, (int fd), (fd))
+WRAP(int, unlockpt, (int fd), (fd))
+WRAP(int, ptsname_r, (int fd, char *path, size_t size), (fd, path, size))
+WRAP(ssize_t, process_vm_readv,
+     (pid_t pid, const struct iovec *local, unsigned long locals,
+      const struct iovec *remote, unsigned long remotes, unsigned long flags),
+     (pid, local, locals, remote, remotes, flags))
+WRAP(ssize_t, process_vm_writev,
+     (pid_t pid, const struct iovec *local, unsigned long locals,
+      const struct iovec *remote, unsigned long remotes, unsigned long flags),
+     (pid, local, locals, remote, remotes, flags))
+WRAP_HERE(int, poll, (void *fds, unsigned long count, int timeout),
+	  (fds, count, timeout))
+WRAP_HERE(int, ppoll,
+	  (void *fds, unsigned long count, const struct timespec *timeout,
+	   const void *mask),
+	  (fds, count, timeout, mask))
+WRAP_HERE(ssize_t, read, (int fd, void *data, size_t size), (fd, data, size))
+WRAP_HERE(ssize_t, write, (int fd, const void *data, size_t size),
+	  (fd, data, size))
+
+FILE *__real_fdopen(int fd, const char *mode);
+FILE *__wrap_fdopen(int fd, const char *mode);
+
+FILE *__wrap_fdopen(int fd, const char *mode)
+{
+	if (fails(SYSTEM, "fdopen")) {
+		errno = FAILURE;
+		return NULL;
+	}
+	return __real_fdopen(fd, mode);
+}
+
+/* KVM's pass by the hook. */
+int __real_ioctl(int fd, unsigned long request, void *argument);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
+
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+	if (_IOC_TYPE(request) != KVMIO && fails(SYSTEM, "ioctl")) {
+		errno = FAILURE;
+		return -1;
+	}
+	return __real_ioctl(fd, request, argument);
+}
 
 /* This one returns its error. */
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -208,6 +271,7 @@ static int call(lua_State *L)
 	fault.events = 0;
 	fault.failed = NULL;
 	fault.kind = kind;
+	calling = true;
 	status = lua_pcall(L, lua_gettop(L) - 3, 1, 0);
 	fault.kind = NONE;
 	lua_pushboolean(L, status == LUA_OK);
