@@ -378,10 +378,11 @@ CKVM_API int ckvm_vm_fill(struct ckvm_vm *vm, uint64_t gpa, uint8_t byte,
 /*
  * Takes the guest's mappings of whole pages away, as swapping and migration of
  * pages do: the next access maps them again, and finds what was there. A vCPU
- * that reads private memory at that very moment may fail with -EFAULT; with
- * CKVM_MEMORY_SHARED there is no such moment. -EFAULT if part of it is no
- * memory, -EINVAL for no whole pages, parts of huge pages, a guest_memfd's, and
- * the caller's own.
+ * that reads private memory at that very moment, of this VM or of another that
+ * has the memory, may fail with -EFAULT, or exit with KVM_EXIT_MEMORY_FAULT. It
+ * has done nothing then, and is run again; with CKVM_MEMORY_SHARED there is no
+ * such moment. -EFAULT if part of it is no memory, -EINVAL for no whole pages,
+ * parts of huge pages, a guest_memfd's, and the caller's own.
  */
 CKVM_API int ckvm_vm_zap_memory(struct ckvm_vm *vm, uint64_t gpa,
 				uint64_t bytes);

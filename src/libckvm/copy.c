@@ -72,7 +72,9 @@ static int copy_part(const struct copy *copy, const struct ckvm_memory *memory,
 	int error;
 
 	if (memory->may_shrink) {
+		pthread_rwlock_rdlock(&memory->mapping->lock);
 		error = copy_by_kernel(copy, guest, length, &done);
+		pthread_rwlock_unlock(&memory->mapping->lock);
 		if (error != -EFAULT)
 			return error;
 		return ckvm__fail_at(obstacle(memory->mapping, copy),

@@ -49,6 +49,7 @@ struct ckvm__mapping {
 	uint8_t *data;
 	uint64_t bytes;
 	uint64_t page_size;
+	pthread_rwlock_t lock; /* who changes its protection has it alone */
 };
 
 struct ckvm_memory {

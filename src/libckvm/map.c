@@ -181,7 +181,14 @@ struct ckvm__mapping *ckvm__new_mapping(void *data, uint64_t bytes)
 	mapping->data = data;
 	mapping->bytes = bytes;
 	mapping->page_size = PAGE_SIZE;
+	pthread_rwlock_init(&mapping->lock, NULL);
 	return mapping;
+}
+
+static void free_mapping(struct ckvm__mapping *mapping)
+{
+	pthread_rwlock_destroy(&mapping->lock);
+	free(mapping);
 }
 
 static int create(const struct ckvm_memory_config *config,
@@ -197,7 +204,7 @@ static int create(const struct ckvm_memory_config *config,
 		error = is_guests(config) ? map_guests(config, &mapping->data)
 					  : map_own(config, &mapping->data);
 	if (error) {
-		free(mapping);
+		free_mapping(mapping);
 		return error;
 	}
 	mapping->owned = true;
@@ -271,5 +278,5 @@ void ckvm__unmap(struct ckvm__mapping *mapping, bool same_process)
 		return;
 	if (mapping->owned && same_process)
 		munmap(mapping->data, mapping->bytes);
-	free(mapping);
+	free_mapping(mapping);
 }

@@ -16,13 +16,26 @@ static int protect(uint8_t *data, uint64_t bytes, int prot)
 /*
  * Private pages would be lost if they were unmapped; a change of protection has
  * the kernel drop them, too. What may be written can be read on every CPU that
- * has KVM, so that no access of the host's fails meanwhile.
+ * has KVM, so that no access of the host's fails meanwhile; but the kernel does
+ * not read it for others, as it does for copy.c, and for a vCPU.
  */
+static int zap_private(struct ckvm__mapping *mapping, uint8_t *data,
+		       uint64_t bytes)
+{
+	int error;
+
+	pthread_rwlock_wrlock(&mapping->lock); /* other VMs may have it, too */
+	error = protect(data, bytes, PROT_WRITE);
+	if (!error)
+		error = protect(data, bytes, PROT_READ | PROT_WRITE);
+	pthread_rwlock_unlock(&mapping->lock);
+	return error;
+}
+
 static int zap(const struct ckvm_memory *memory, uint64_t offset,
 	       uint64_t bytes)
 {
 	uint8_t *data = memory->data + offset;
-	int error;
 
 	if (memory->guest_memfd >= 0)
 		return ckvm__fail("guest_memfd", -EINVAL);
@@ -35,8 +48,7 @@ static int zap(const struct ckvm_memory *memory, uint64_t offset,
 		return madvise(data, bytes, MADV_DONTNEED)
 			       ? ckvm__fail("madvise", -errno)
 			       : 0;
-	error = protect(data, bytes, PROT_WRITE);
-	return error ? error : protect(data, bytes, PROT_READ | PROT_WRITE);
+	return zap_private(memory->mapping, data, bytes);
 }
 
 /* With the VM held, and its lock. */

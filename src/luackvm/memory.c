@@ -464,8 +464,9 @@ int luackvm_fill_memory(lua_State *L)
 /***
  * Takes the guest's mappings of pages away, as the host does when it swaps or
  * migrates them: the next access maps them again, and finds what was there. A
- * vCPU that reads memory which is not `shared` at that very moment may fail
- * with `EFAULT`.
+ * vCPU that reads memory which is not `shared` at that very moment, of this VM
+ * or of another that has the memory, may fail with `EFAULT`, or exit with
+ * `memory_fault`. It has done nothing then: run it again.
  *
  * @function vm:zap_memory
  * @tparam integer gpa guest physical address, page-aligned

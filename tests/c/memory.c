@@ -524,6 +524,51 @@ static void loses_nothing_while_the_guest_maps_it_anew(void)
 	guest_close(&guest);
 }
 
+struct zapping {
+	struct ckvm_vm *vm;
+	atomic_bool done;
+};
+
+static void *zap_often(void *opaque)
+{
+	struct zapping *zapping = opaque;
+
+	for (int i = 0; i < 3000; i++)
+		CHECK_EQ(ckvm_vm_zap_memory(zapping->vm, 0, 0x2000), 0);
+	zapping->done = true;
+	return NULL;
+}
+
+/* Two VMs have a file's memory, the changes of which are theirs alone. */
+static void is_there_for_one_vm_while_another_zaps_it(void)
+{
+	struct zapping zapping = { .vm = fake_vm() };
+	struct ckvm_memory_config config = at(0, 0x2000);
+	struct ckvm_vm *vm = fake_vm();
+	struct ckvm_memory *memory;
+	int wrong = 0;
+	pthread_t thread;
+	uint8_t byte;
+
+	config.flags = CKVM_MEMORY_FILE;
+	config.fd = memfd_create("file", MFD_CLOEXEC);
+	NEED(ftruncate(config.fd, 0x2000));
+	NEED(ckvm_vm_add_memory(zapping.vm, &config, &memory));
+	close(config.fd);
+	config.flags = 0;
+	config.memory = memory;
+	NEED(ckvm_vm_add_memory(vm, &config, &memory));
+	NEED(pthread_create(&thread, NULL, zap_often, &zapping));
+	for (uint8_t i = 0; !zapping.done; i++) {
+		wrong += ckvm_vm_write(vm, 0xfff, &i, 1) != 0;
+		wrong += ckvm_vm_read(vm, 0xfff, &byte, 1) != 0 || byte != i;
+	}
+	CHECK_EQ(wrong, 0);
+	pthread_join(thread, NULL);
+	ckvm_vm_close(vm);
+	ckvm_vm_close(zapping.vm);
+}
+
 static void *zap_until_closed(void *opaque)
 {
 	struct ckvm_vm *vm = opaque;
@@ -570,6 +615,7 @@ int main(int argc, char **argv)
 	PROMISE(fails_with_a_closed_vm);
 	PROMISE(can_be_a_file);
 	PROMISE(comes_and_goes_while_another_thread_copies);
+	PROMISE(is_there_for_one_vm_while_another_zaps_it);
 	PROMISE(may_go_while_another_thread_zaps_it);
 	test_needs_kvm();
 	PROMISE(refuses_what_the_kernel_refuses);
