@@ -39,11 +39,25 @@ describe("vm:after", function()
   it("calls them in their order, among a guest's exits", function()
     local vm, vcpu = guest(OUT)
     vm:attach_io { port = 0x10, write = function() end }
-    local order = {}
-    for i = 5, 1, -1 do vm:after(0.05 * i, function() table.insert(order, i) end) end
-    vm:after(0.3, function() vcpu:stop() end)
+    local order, from = {}, ckvm.now() + 0.3
+    local function at(seconds, handler) vm:after(from + seconds - ckvm.now(), handler) end
+    for i = 5, 1, -1 do at(0.05 * i, function() table.insert(order, i) end) end
+    at(0.3, function() vcpu:stop() end)
     assert.equal("stopped", (vcpu:run(LIMITS)))
     assert.same({ 1, 2, 3, 4, 5 }, order)
+  end)
+
+  it("calls them in their order where nobody runs when it is time", function()
+    local vm, vcpu = guest()
+    local order = {}
+    vm:after(0.2, function() vcpu:stop() end)
+    vm:watch(ckvm.eventfd { initval = 1 }, "read", function() end) -- does not keep them from it
+    for _, seconds in ipairs { 0.1, 0, 0.15, 0.05 } do
+      vm:after(seconds, function() table.insert(order, seconds) end)
+    end
+    ckvm.eventfd():wait { timeout = 0.4 }
+    assert.equal("stopped", (vcpu:run(LIMITS)))
+    assert.same({ 0, 0.05, 0.1, 0.15 }, order)
   end)
 
   it("is for the next run, where none is on then", function()
@@ -71,7 +85,7 @@ describe("vm:after", function()
         after(vcpu)
       end }
       vm:after(0.03, function() vcpu:stop("done") end)
-      assert.same({ "stopped", "done" }, { vcpu:run { timeout = 2 } })
+      assert.same({ "stopped", "done" }, { vcpu:run(LIMITS) })
     end)
   end
 

@@ -132,7 +132,8 @@ static int arm(lua_State *L, struct luackvm_watch *watch)
  * `fd` as it was given, and the vCPU whose run has been left for that, and is
  * called again as long as there is something to read, or room to write; at the
  * end of a file, or an error, too. Between two calls for the same descriptor
- * the guest has 0.1 ms. It may raise and yield as other handlers do.
+ * there are 0.1 ms at least, for the guest and other handlers. It may raise and
+ * yield as they do.
  *
  * The descriptor is duplicated. While none of the VM's vCPUs runs, nobody is
  * called.
@@ -181,7 +182,8 @@ int luackvm_vm_watch(lua_State *L)
 /***
  * Has a function called once, so many seconds from now, between two exits of a
  * run: also while the guest sleeps in HLT or computes. Where none of the VM's
- * vCPUs runs then, the next run calls it first.
+ * vCPUs runs then, the next run calls it first; several in the order of their
+ * times.
  *
  * @function vm:after
  * @tparam number seconds how many seconds from now on
@@ -232,7 +234,6 @@ static int push_call(lua_State *L, struct luackvm_watch *watch)
 		lua_pushvalue(L, RUN_VCPU);
 		return 1;
 	}
-	luackvm_put_last(watch);
 	lua_rawgetp(L, RUN_HANDLERS, &watch->fd);
 	lua_pushvalue(L, RUN_VCPU);
 	return 2;

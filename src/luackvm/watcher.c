@@ -226,12 +226,6 @@ void luackvm_detach_watch(struct luackvm_watch *watch)
 		luackvm_unref_watch(watch);
 }
 
-void luackvm_put_last(struct luackvm_watch *watch)
-{
-	unlink_watch(watch->watcher, watch);
-	link_watch(watch->watcher, watch);
-}
-
 /* There is nothing more to read, if somebody else has read it meanwhile. */
 static bool is_ready(const struct luackvm_watch *watch)
 {
@@ -262,7 +256,8 @@ struct luackvm_watch *luackvm_next_watch(struct luackvm_watcher *watcher)
 		if (watch->state == WATCH_ARMED)
 			continue;
 		if (watch->state == WATCH_NOTED && is_ready(watch)) {
-			found = found ? found : watch;
+			if (!found || watch->due < found->due)
+				found = watch;
 			continue;
 		}
 		arm_again(watch);

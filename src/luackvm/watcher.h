@@ -63,12 +63,10 @@ void luackvm_arm_watch(struct luackvm_watcher *watcher,
 void luackvm_detach_watch(struct luackvm_watch *watch);
 
 /*
- * The next one whose handler is to be called, or NULL. Those that were called
- * before, and those that are not ready any more, are polled again.
+ * The next one whose handler is to be called, or NULL: of several, the one that
+ * has been due for the longest time, so that all have their turns. Those that
+ * were called before, and those that are not ready any more, are polled again.
  */
 struct luackvm_watch *luackvm_next_watch(struct luackvm_watcher *watcher);
-
-/* The others have their turns before it. */
-void luackvm_put_last(struct luackvm_watch *watch);
 
 #endif
