@@ -266,6 +266,21 @@ describe("ckvm.dev.rtc", function()
     assert.equal(25, world.timer().wait)
   end)
 
+  it("has its line up before the guest sees what is due, whenever its timer goes off", function()
+    local device, world = interrupting()
+    set(device, 1, 0x00)
+    set(device, 3, 0x00)
+    set(device, 5, 0x00)
+    set(device, B, AIE | 2)
+    get(device, C)
+    world.seconds = world.seconds + 86400 -- put forward, of which timers know nothing
+    assert.equal(0x20, get(device, A))
+    assert.same({ true }, world.lines)
+    assert.equal(nil, world.timer())
+    assert.equal(0xa0, get(device, C) & 0xa0)
+    assert.same({ true, false }, world.lines)
+  end)
+
   it("keeps interrupts that are due, and those to come, in its state", function()
     local device, world = interrupting()
     set(device, 1, 0x10)
@@ -316,8 +331,9 @@ describe("ckvm.dev.rtc", function()
     for _ = 1, 20000 do
       random = random * 1103515245 + 12345 & 0x7fffffff
       set(device, random >> 8 & 0xf, random >> 16 & 0xff)
-      local timer = world.timer()
+      local timer, state = world.timer(), device:save()
       assert(not timer or timer.wait >= 1 / 1024 and timer.wait <= 86400)
+      assert.equal(state.flags & state.memory:byte(B + 1) & 0x70 ~= 0, state.level)
       if random >> 24 < 40 then world.pass((random >> 24) / 100) end
       if random >> 24 > 100 then get(device, C) end
     end

@@ -149,6 +149,13 @@ local function settle(self)
   self.irq(level)
 end
 
+-- Before the guest sees anything, the line is up if it is to be: the timer may be late, or hours
+-- off, where the time has been put forward.
+local function look_for_guest(self)
+  look(self)
+  if is_due(self) and not self.state.level then settle(self) end
+end
+
 -- Registers --------------------------------------------------------------------
 
 local function write_b(self, byte)
@@ -277,7 +284,7 @@ end
 -- local rtc = require("ckvm.dev.rtc").new { time = function() return 59 end }
 -- assert(rtc:read(1, 1) == 0x59)
 function rtc:read(offset, size)
-  look(self)
+  look_for_guest(self)
   return dev.read(self, REGISTERS, offset, size)
 end
 
@@ -291,7 +298,7 @@ end
 -- rtc:write(0, 0x18, 1)
 -- assert(rtc:read(1, 1) == 4) -- 1024 KiB above 1 MiB
 function rtc:write(offset, value, size)
-  look(self)
+  look_for_guest(self)
   dev.write(self, REGISTERS, offset, value, size)
 end
 
