@@ -50,5 +50,7 @@ describe("ckvm.check", function()
     local object = { message = "broken" }
     assert.equal(object, support.error_of(function() fail(object) end))
     support.contains("check_spec.lua:", object.where)
+    assert.same({ false, 5 }, { pcall(fail, 5) })
+    assert.same({ false, false }, { pcall(fail, false) })
   end)
 end)

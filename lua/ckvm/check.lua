@@ -91,7 +91,8 @@ end
 
 --- Calls a function; what that raises blames the line that has called the caller.
 -- @tparam function fn what is called, without arguments
--- @raise what it raises: a string without the position that it had, or an error object
+-- @raise what it raises: a string without the position that it had, an error object with
+-- another `where`, or what else it was
 -- @usage
 -- local check = require "ckvm.check"
 -- local function clear(vcpu) check.blame(function() vcpu:set_regs { rax = 0 } end) end
@@ -100,8 +101,10 @@ function check.blame(fn)
   local done, message = pcall(fn)
   if done then return end
   if type(message) == "string" then error((message:gsub("^[^\n]-:%d+: ", "")), 3) end
-  local _, where = pcall(error, "", 4)
-  message.where = where:match("^(.-):? ?$")
+  if type(message) == "table" then
+    local _, where = pcall(error, "", 4)
+    message.where = where:match("^(.-):? ?$")
+  end
   error(message, 0)
 end
 
