@@ -33,6 +33,9 @@ describe("launch.conflict", function()
     assert.same({ "mode", "a disk starts in real mode" }, conflict { disk = file, mode = "long" })
     assert.same({ "mode", "firmware has its own" },
       conflict { image = bios, format = "bios", mode = "long" })
+    assert.same({ "mode", "multiboot has its own" },
+      conflict { image = images.multiboot { code = "\xf4" }, format = "multiboot", mode = "long" })
+    assert.same({ "format", "there is no image" }, conflict { disk = file, format = "flat" })
     assert.same({ "disk", "the image is a disk itself" }, conflict { image = sector, disk = file })
     assert.same({ "disk", "only code of real mode has one, by its BIOS" },
       conflict { image = "\xf4", mode = "long", disk = file })
@@ -63,6 +66,8 @@ describe("launch.new", function()
     support.blames("launch: unknown option 'append'", launch.new, { append = "quiet" })
     support.blames("launch: cmdline: flat has no command line", launch.new,
       { image = "\xf4", cmdline = "quiet" })
+    support.blames("launch: console: has no method 'write'", launch.new,
+      { image = "\xf4", console = {} })
   end)
 
   it("closes all that it has when the image is off", function()
@@ -79,6 +84,13 @@ end)
 
 describe("A guest that is launched", function()
   before_each(support.need_kvm)
+
+  it("refuses times that are none", function()
+    local guest <close> = new { image = "\xf4" }
+    for _, timeout in ipairs { -1, 0 / 0 } do
+      support.blames("is not a time from now on", guest.run, guest, { timeout = timeout })
+    end
+  end)
 
   it("runs as bare code of every mode", function()
     local code <const> = "\xb0\x2a\xe6\xe9\xf4" -- mov $42, %al; out %al, $0xe9; hlt

@@ -67,7 +67,9 @@ function launch.conflict(options)
   local is_code <const>, is_bios <const> = format == "flat", format == "bios"
   local is_kernel <const> = not is_code and not is_bios and format ~= "sector"
   local rules <const> = {
-    { "mode", is_code, is_bios and "firmware has its own" or "a disk starts in real mode" },
+    { "format", options.image, "there is no image" },
+    { "mode", is_code, format == "sector" and "a disk starts in real mode"
+      or ("%s has its own"):format(is_bios and "firmware" or format) },
     { "disk", (options.mode or "real") == "real", "only code of real mode has one, by its BIOS" },
     { "disk", format ~= "sector" or not options.image, "the image is a disk itself" },
     { "at", is_code, "the image says itself where it is loaded" },
@@ -85,6 +87,12 @@ function launch.conflict(options)
 end
 
 -- Starting -------------------------------------------------------------------
+
+local function check_console(con)
+  for _, name in ipairs { "write", "ready", "connect", "close" } do
+    if not con[name] then error(("launch: console: has no method '%s'"):format(name), 3) end
+  end
+end
 
 local function close_at_error(self)
   return setmetatable({}, { __close = function(_, err)
@@ -120,6 +128,7 @@ function launch.new(options)
   check.options("launch", options, OPTIONS)
   local name, why = launch.conflict(options)
   if name then error(("launch: %s: %s"):format(name, why), 2) end
+  if options.console then check_console(options.console) end
   local self = setmetatable({ options = dev.copy(options), format = format_of(options) }, meta)
   self.options.memory, self.options.cpus = options.memory or MEMORY, options.cpus or 1
   local _ <close> = close_at_error(self)
@@ -189,7 +198,7 @@ end
 -- @treturn[opt] any why it was stopped: `"poweroff"`, `"reset"`, `"quit"` (by `Ctrl-A x`), an
 -- integer as status by port 0xf4, a fault of ring 3 as from `ckvm.x86.fault`, or a table
 -- whose `text` says which call the BIOS in Lua has not got
--- @raise what `machine.run` raises
+-- @raise a string for wrong options; what `machine.run` raises
 -- @usage
 -- local con = require("ckvm.console").new { to = "/dev/null" }
 -- local guest <close> = require("ckvm.launch").new { image = "\xeb\xfe", console = con } -- jmp .
@@ -197,6 +206,10 @@ end
 function launch.run(self, options)
   options = options or {}
   check.options("run", options, RUN)
+  local timeout <const> = options.timeout or 0
+  if timeout < 0 or timeout ~= timeout then
+    error(("run: timeout: %s is not a time from now on"):format(timeout), 2)
+  end
   local deadline <const> = options.timeout and ckvm.now() + options.timeout
   while true do
     local left <const> = deadline and math.max(deadline - ckvm.now(), 0)
