@@ -70,6 +70,20 @@ describe("launch.new", function()
       { image = "\xf4", console = {} })
   end)
 
+  it("refuses bare code where the BIOS is", function()
+    support.need_kvm()
+    local function wrong(size, at)
+      return ("image: 0x%x bytes at 0x%x are not between 0x500 and 0xa0000"):format(size, at)
+    end
+    support.blames(wrong(1, 0x4ff), new, { image = "\xf4", at = 0x4ff })
+    local most <const> = ("\xf4"):rep(0xa0000 - 0x7c00)
+    support.blames(wrong(#most + 1, 0x7c00), new, { image = most .. "\xf4" })
+    for at, image in pairs { [0x500] = "\xf4", [0x7c00] = most } do
+      local guest <close> = new { image = image, at = at }
+      assert.equal("hlt", (guest:run(LIMITS)))
+    end
+  end)
+
   it("closes all that it has when the image is off", function()
     support.need_kvm()
     local file = support.make_directory() .. "/out"

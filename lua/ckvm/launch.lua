@@ -110,6 +110,7 @@ end
 -- @tparam[opt] string options.mode `"real"`, `"protected"`, `"long"` or `"user"`: the image is bare
 -- code for that, whatever it looks like
 -- @tparam[opt] integer options.at address at which bare code is loaded and started
+-- (in real mode it ends below 0xa0000, and begins at 0x500 or above, as the BIOS has the rest)
 -- @tparam[opt] string options.cmdline the kernel's; Linux has `"console=ttyS0"` unless told
 -- @tparam[opt] string options.initrd bytes of the first files of Linux, or of a Multiboot module
 -- @tparam[opt] table options.disk the hard disk, as `ckvm.disk` makes it

@@ -14,6 +14,7 @@ local guests = {}
 local SERIAL <const> = 0x3f8
 local HOLE <const> = 3 << 30 -- where a machine's low memory ends
 local MOST_KEYS <const> = 4096 -- bytes that the BIOS is given at once
+local FIRST <const>, SCREEN <const> = 0x500, 0xa0000 -- what a BIOS leaves to a guest
 
 -- Of images that are Linux, unless told.
 local CMDLINE <const> = { bzimage = "console=ttyS0", pvh = "console=ttyS0" }
@@ -87,6 +88,15 @@ local function booter(self)
   return function() self.bios:boot(vcpu, image) end
 end
 
+-- Bare code that the BIOS would be written over.
+local function check_place(self)
+  local options <const>, at <const> = self.options, self.machine.at
+  if at < FIRST or #options.image > SCREEN - at then
+    error(("%s: 0x%x bytes at 0x%x are not between 0x%x and 0x%x, all that a BIOS leaves"):format(
+      options.name or "image", #options.image, at, FIRST, SCREEN), 0)
+  end
+end
+
 -- 16-bit code, with a BIOS in Lua, whose keyboard is the console; or what that boots.
 function guests.real(self)
   local options <const>, boots <const> = self.options, self.format ~= "flat"
@@ -96,6 +106,7 @@ function guests.real(self)
   self.machine = machine_of(self, {
     code = not boots and options.image or nil, at = options.at, devices = devices,
   })
+  if not boots then check_place(self) end
   local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
   self.bios = bios.install(vm, {
     memory = math.min(options.memory, HOLE), above = math.max(options.memory - HOLE, 0),
