@@ -191,4 +191,12 @@ describe("A guest that is launched", function()
     contains("INT 0x6 (#UD) has no handler", line)
     contains("real mode", screen)
   end)
+
+  it("has a vCPU stop that has called what the BIOS has not got, and no other one", function()
+    local guest <close> = new { image = "\xeb\xfe\x0f\x0b", mode = "real", cpus = 2 } -- jmp .; ud2
+    guest.machine.vcpus[2]:set_regs { rip = 0x7c02 }
+    local why, vcpu, value = guest:run(LIMITS)
+    assert.same({ "stopped", 1 }, { why, vcpu.id })
+    contains("INT 0x6 (#UD) has no handler; it returns to 0000:7c02", value.text)
+  end)
 end)

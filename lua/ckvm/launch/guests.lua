@@ -107,12 +107,12 @@ function guests.real(self)
     code = not boots and options.image or nil, at = options.at, devices = devices,
   })
   if not boots then check_place(self) end
-  local vm <const>, vcpu <const> = self.machine.vm, self.machine.vcpus[1]
+  local vm <const> = self.machine.vm
   self.bios = bios.install(vm, {
     memory = math.min(options.memory, HOLE), above = math.max(options.memory - HOLE, 0),
     disk = options.disk or self.format == "sector" and disk.new(options.image) or nil,
     output = self.write, input = self.ready, timer = boots, reboot = stopper(self, "reset"),
-    unhandled = function(_, text) vcpu:stop { text = text } end,
+    unhandled = function(caller, text) caller:stop { text = text } end,
   })
   if boots then self.boot = booter(self) end
   if self.boot then self.boot() end
