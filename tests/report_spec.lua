@@ -247,6 +247,12 @@ describe("ckvm.report", function()
       contains("system call 39, to return to rip 0x100004", text)
       says("Nobody answers its system calls.", text)
     end)
+
+    it("does not take what is behind a breakpoint for what has run", function()
+      local text = die { mode = "user", code = "\xcc" } -- int3
+      contains("breakpoint at rip 0x100001.", text)
+      assert.is_nil(text:find("Likely cause", 1, true))
+    end)
   end)
 
   it("tells of a state that the CPU refuses", function()

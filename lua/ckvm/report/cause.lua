@@ -187,6 +187,9 @@ for name in ("hlt cli sti in out ins outs clts sysret sysexit wrmsr rdmsr ltr lg
 end
 PRIVILEGED["mov from cr"], PRIVILEGED["mov to cr"] = true, true
 
+-- What has ended behind its instruction: what is there now has not run.
+local TRAPS <const> = { [x86.vector.db] = true, [x86.vector.bp] = true, [x86.vector.of] = true }
+
 local function program(state)
   local fault <const> = state.fault
   local name <const> = instruction.name(state.code, state.bits)
@@ -196,6 +199,8 @@ local function program(state)
     return ("%s is not for ring 3 here."):format(name)
   elseif fault.name == "syscall" then
     return "Nobody answers its system calls."
+  elseif fault.name == "interrupt" or TRAPS[fault.vector] then
+    return nil
   end
   return bad_code(state)
 end
