@@ -172,11 +172,14 @@ local MOST_CODE <const> = 15 -- bytes of an instruction
 
 local function has(fault, bit) return fault.error & x86.page_fault[bit] ~= 0 end
 
--- Without NX and SMEP no bit tells that it was code.
-local function page_fault(fault)
+-- Without NX and SMEP no bit tells that it was code; and a KVM that shadows the tables may tell of
+-- a page of ring 0 as of none, for its error code is of its own tables.
+local function page_fault(state)
+  local fault <const> = state.fault
+  local is_mapped <const> = has(fault, "present") or state:physical(fault.address)
   local is_code <const> = math.ult(fault.address - fault.rip, MOST_CODE)
   local what <const> = has(fault, "write") and "writes" or is_code and "runs code" or "reads"
-  return ("It %s at 0x%x, %s."):format(what, fault.address, has(fault, "present")
+  return ("It %s at 0x%x, %s."):format(what, fault.address, is_mapped
     and "and that page does not let ring 3 do so" or "which no page maps")
 end
 
@@ -194,7 +197,7 @@ local function program(state)
   local fault <const> = state.fault
   local name <const> = instruction.name(state.code, state.bits)
   if fault.vector == PF then
-    return page_fault(fault)
+    return page_fault(state)
   elseif fault.vector == x86.vector.gp and PRIVILEGED[name] then
     return ("%s is not for ring 3 here."):format(name)
   elseif fault.name == "syscall" then
