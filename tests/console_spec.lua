@@ -81,7 +81,7 @@ describe("ckvm.console", function()
     blames("write: string expected, got nil", console.write, console.new { to = "string" })
   end)
 
-  it("refuses a device that receives nothing, and a second one", function()
+  it("refuses a device that receives nothing, a second one, and any when it is closed", function()
     support.need_kvm()
     local con <close> = console.new { to = "string" }
     local vm = ckvm.open():create_vm()
@@ -89,6 +89,11 @@ describe("ckvm.console", function()
     blames("connect: vm: VM expected, got nil", con.connect, con, nil, uart.new {})
     con:connect(vm, uart.new {})
     blames("connect: this console has a device", con.connect, con, vm, uart.new {})
+    for _, to in ipairs { "terminal", "string", "/dev/null" } do
+      local closed = console.new { to = to }
+      closed:close()
+      blames("connect: this console is closed", closed.connect, closed, vm, uart.new {})
+    end
   end)
 
   it("tells whether a line has begun", function()

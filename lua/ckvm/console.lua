@@ -218,13 +218,15 @@ end
 -- @tparam vm vm that the device is of
 -- @tparam table device with `receive(bytes)`, that returns how many it took, and `room()`, as
 -- `ckvm.dev.uart` has them; when there is room again it has to call the console's `ready`
--- @raise what `vm:watch` and `ckvm.raw_terminal` raise
+-- @raise a string for a console that is closed or has a device; what `vm:watch` and
+-- `ckvm.raw_terminal` raise
 -- @usage
 -- local con <close> = require("ckvm.console").new { to = "string", input = "x" }
 -- local uart = require("ckvm.dev.uart").new { ready = function() con:ready() end }
 -- con:connect(vm, uart)
 -- assert(uart:read(0, 1) == 0x78)
 function console:connect(vm, device)
+  if self.closed then error("connect: this console is closed", 2) end
   if self.device then error("connect: this console has a device", 2) end
   if type(vm) ~= "userdata" and type(vm) ~= "table" then
     error("connect: vm: VM expected, got " .. type(vm), 2)
@@ -290,6 +292,7 @@ end
 -- local con = require("ckvm.console").new { to = "/dev/null" }
 -- con:close()
 function console:close()
+  self.closed = true
   self.input, self.device, self.output = nil, nil, dev.ignore
   if self.watch then self.watch:detach() end
   if self.raw then self.raw:close() end
