@@ -149,7 +149,7 @@ local NAMES <const> = { cmdline = "append" } -- of options that have others here
 local function prepare(options)
   local path <const> = options.bios or options.image
   if options.bios and options.image then
-    quit(WRONG_USE, "--bios: there is an image to boot, and no --disk; see --help")
+    quit(WRONG_USE, "--bios: firmware boots what --disk names, and no image; see --help")
   end
   local image = path and read_file(path, options.memory)
   if not path and not options.disk then image = built_in(options.mode or "real") end

@@ -267,8 +267,8 @@ describe("boot.lua", function()
       local sector = image("sector", images.sector "\xf4")
       refuses(2, "--at: the image says itself where it is loaded; see --help", "--at=64K", sector)
       refuses(2, "--initrd: sector has no place for it; see --help", "--initrd", sector, sector)
-      refuses(2, "--bios: there is an image to boot, and no --disk; see --help", "--bios", sector,
-        sector)
+      refuses(2, "--bios: firmware boots what --disk names, and no image; see --help", "--bios",
+        sector, sector)
       refuses(2, "--mode: a disk starts in real mode; see --help", "--mode=long", "--disk", sector)
       refuses(2, "--disk: the image is a disk itself; see --help", "--disk", sector, sector)
       refuses(2, "--disk: only code of real mode has one, by its BIOS; see --help", "--mode=long",
