@@ -162,7 +162,7 @@ local function prepare(options)
   }
   local name, why = launch.conflict(config)
   if name then quit(WRONG_USE, "--%s: %s; see --help", NAMES[name] or name, why) end
-  config.console = console.new { to = options.console }
+  config.console = console.new { to = options.console:gsub("^string$", "./%0") } -- a file's name
   if config.console.path then say("the console is %s", config.console.path) end
   return config
 end

@@ -238,6 +238,12 @@ describe("boot.lua", function()
       local path = directory .. "/console"
       expect(0, "", "boot.lua: hlt at rip 0x7c28 after 24 exits\n", "--console", path)
       assert.equal("Hello from real mode.\r\n", read(path))
+      support.run(([[
+        local boot = assert(loadfile(%q))
+        require("lfs").chdir(%q)
+        boot("--console", "string")
+      ]]):format(script, directory))
+      assert.equal("Hello from real mode.\r\n", read(directory .. "/string"))
       local _, output, errors = run("--console", "pty")
       assert.equal("", output)
       assert(errors:find("^boot.lua: the console is /dev/pts/%d+\n"), errors)
