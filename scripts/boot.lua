@@ -57,8 +57,9 @@ local function with(convert, name)
 end
 
 local function parse(args)
-  local parser = argparse("ckvm-lua boot.lua", "Boots an image, or a small built-in one: Linux "
-    .. "(bzImage, vmlinux), ELF, Multiboot, a disk's first sector, a PC's firmware, bare code.")
+  local parser = argparse("ckvm-lua boot.lua", "Boots Linux (bzImage, vmlinux), ELF and Multiboot "
+    .. "kernels, those that start in real mode (.lkrn), a disk, a PC's firmware, or bare code; "
+    .. "without any of these, a small program of its own.")
     :usage_max_width(80):help_max_width(80)
   parser:argument("image", "the file to boot; a disk is booted from a copy, see --disk"):args "?"
   parser:option("--cpus", "how many processors"):argname "N":convert(with(count_of, "--cpus"))
