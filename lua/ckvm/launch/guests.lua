@@ -114,8 +114,10 @@ function guests.real(self)
     output = self.write, input = self.ready, timer = boots, reboot = stopper(self, "reset"),
     unhandled = function(caller, text) caller:stop { text = text } end,
   })
-  if boots then self.boot = booter(self) end
-  if self.boot then self.boot() end
+  if boots then
+    self.boot = booter(self)
+    self.boot()
+  end
   self.console:connect(vm, keyboard_of(self.bios))
 end
 
