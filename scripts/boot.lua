@@ -74,6 +74,8 @@ local function parse(args)
   parser:option("--console", "terminal, pty, or the file that output goes to")
     :argname "WHERE":default "terminal"
   parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
+  parser:option("--format", "the image's, where it is taken for another: linux16, multiboot, ...")
+    :argname "NAME"
   parser:option("--mode", "real, protected, long or user: the image is bare code for that")
     :argname "MODE":convert(with(mode_of, "--mode"))
   parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS"
@@ -151,11 +153,14 @@ local function prepare(options)
   local path <const> = options.bios or options.image
   if options.bios and options.image then
     quit(WRONG_USE, "--bios: firmware boots what --disk names, and no image; see --help")
+  elseif options.format and not options.image then
+    quit(WRONG_USE, "--format: there is no image; see --help")
   end
   local image = path and read_file(path, options.memory)
   if not path and not options.disk then image = built_in(options.mode or "real") end
   local config <const> = {
-    image = image, name = path or "the built-in image", format = options.bios and "bios",
+    image = image, name = path or "the built-in image",
+    format = options.bios and "bios" or options.format,
     memory = options.memory, cpus = options.cpus, mode = options.mode, at = options.at,
     cmdline = options.append, disk = options.disk and open_disk(options.disk),
     initrd = options.initrd and read_file(options.initrd, options.memory),

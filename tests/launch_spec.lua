@@ -125,6 +125,14 @@ describe("A guest that is launched", function()
     contains("hlt at rip 0x7c13", line)
   end)
 
+  it("has the BIOS's vectors back when its bare code resets itself", function()
+    -- mov $0, %ax; mov %ax, %ds; cmpw $0x1234, 0x40; je 1f; movw $0x1234, 0x40; int $0x19;
+    -- 1: mov $1, %al; out %al, $0xf4
+    local _, status = run({ image = "\xb8\0\0\x8e\xd8\x81\x3e\x40\0\x34\x12\x74\x08"
+      .. "\xc7\x06\x40\0\x34\x12\xcd\x19\xb0\x01\xe6\xf4" }, { timeout = 0.5 })
+    assert.equal(1, status) -- its time is up, and the vector is never what it has written
+  end)
+
   it("has a BIOS, if it is a kernel that starts in real mode, with a command line", function()
     -- Its address is at 0x228: mov 0x228, %esi; mov %si, %bx; and $0xf, %bx; shr $4, %esi;
     -- mov %si, %es; mov %es:(%bx), %al; mov $0x0e, %ah; int $0x10; cli; hlt

@@ -57,9 +57,15 @@ describe("A machine", function()
     assert.same({ 42 }, seen)
   end)
 
+  it("has a stack below the code in user mode, wherever that is", function()
+    local m <close> = machine.new { mode = "user", at = 0x11000, code = "\x50\x0f\x05" }
+    local _, _, fault = m:run(LIMITS) -- push %rax; syscall
+    assert.equal("syscall", fault.name)
+  end)
+
   it("goes on after a system call, on several vCPUs", function()
     -- syscall; mov %rax, %rbx; ud2
-    local m <close> = machine.new { mode = "user", cpus = 3, at = 0x2e000,
+    local m <close> = machine.new { mode = "user", cpus = 3, at = 0x2f000,
       code = "\x0f\x05\x48\x89\xc3\x0f\x0b" }
     local calls, ended, ends = 0, 0, {}
     repeat
@@ -70,7 +76,7 @@ describe("A machine", function()
         vcpu.regs.rax = 7 + vcpu.id
         x86.resume(vcpu, fault)
       else
-        assert.same({ "invalid opcode", 0x2e005 }, { fault.name, fault.rip })
+        assert.same({ "invalid opcode", 0x2f005 }, { fault.name, fault.rip })
         if not ends[vcpu.id + 1] then ended = ended + 1 end -- it comes again as the others run
         ends[vcpu.id + 1] = vcpu.regs.rbx
       end
@@ -296,8 +302,8 @@ describe("A machine", function()
       ["memory: 0xffffffffffffffff is not"] = { memory = -1 },
       ["mode: 'big' is none of"] = { mode = "big" },
       ["at: 0x1000 is where"] = { mode = "long", at = 0x1000 },
-      ["at: 0x2dfff is where the machine has descriptors and page tables, below 0x2e000"] = {
-        mode = "user", cpus = 3, at = 0x2dfff },
+      ["at: 0x2efff is where the machine has descriptors and page tables, below 0x2f000"] = {
+        mode = "user", cpus = 3, at = 0x2efff },
       ["at: 0xffffffffffffffff is not in memory"] = { at = -1 },
       ["at: 0x100000 is not in memory"] = { mode = "long", memory = 1 << 20 },
       ["code: 0x401 bytes at 0xffc00 do not fit"] = { mode = "long", memory = 1 << 20,

@@ -185,6 +185,15 @@ describe("boot.lua", function()
       expect(1, "CM", "", path, "--append", "Command", "--initrd", image("module", "M"))
     end)
 
+    it("an image of the format that it is said to be", function()
+      -- cs: mov $0x0e41, %ax; int $0x10; cli; hlt
+      local old = image("old.lkrn", images.bzimage { real = "\xb8\x41\x0e\xcd\x10\xfa\xf4" })
+      local status, output = run("--format", "linux16", old)
+      assert.same({ 0, "A" }, { status, output })
+      refuses(1, "unknown format 'zip'", "--format", "zip", old)
+      refuses(2, "--format: there is no image; see --help", "--format", "flat")
+    end)
+
     it("a kernel that halts for good, and tells so", function()
       local path = image("kernel", images.multiboot { code = "\xfa\xf4\xeb\xfd" }) -- cli; hlt; jmp
       local status, output, errors = run(path)

@@ -126,7 +126,7 @@ local function check_values(options)
 end
 
 -- Puts memory back to what firmware leaves.
-local function reset(self)
+local function put_back(self)
   rom.write(self)
   screen.reset(self)
   clock.start(self)
@@ -214,7 +214,7 @@ function bios.install(vm, options)
   local self = make(vm, options)
   local _ <close> = close_at_error(self)
   check.blame(function() attach(self) end)
-  reset(self)
+  put_back(self)
   if options.ticks ~= false then check.blame(function() tick(self) end) end
   return self
 end
@@ -255,21 +255,37 @@ function bios:boot(vcpu, options)
   check.blame(function() start = image.load(self, options) end)
   start.regs.rflags = start.regs.rflags or INTERRUPTS_ON
   keyboard.take_back(self)
-  reset(self)
+  put_back(self)
   check.blame(function() boot.enter(vcpu, start) end)
+end
+
+--- Puts the memory of the BIOS back to what it was, for a guest that is started anew in another way
+-- than by `boot`. Keys that were typed stay.
+-- @raise a string for a closed BIOS; what writing memory raises
+-- @usage
+-- local m <close> = require("ckvm.machine").new { memory = 1 << 20, code = "\xf4" }
+-- local bios = require("ckvm.bios").install(m.vm, { memory = 1 << 20 })
+-- m:run { timeout = 10 }
+-- m:reset()
+-- bios:reset()
+function bios:reset()
+  if self.closed then error("bios: closed", 2) end
+  keyboard.take_back(self)
+  check.blame(function() put_back(self) end)
 end
 
 --- Types on the keyboard: characters as a terminal sends them, on the keys of a US keyboard, with
 -- the usual escape sequences for keys that have none. They wait until the guest asks for them; the
 -- end of a line is Enter, and 0x7f Backspace.
 -- @tparam string bytes what is typed
--- @raise only for misuse
+-- @raise only for misuse; a string for a closed BIOS
 -- @usage
 -- local bios = require("ckvm.bios").install(
 --   require("ckvm.machine").new({ memory = 1 << 20 }).vm, { memory = 1 << 20 })
 -- bios:type "dir\n"
 function bios:type(bytes)
   check.argument("bytes", bytes, "string")
+  if self.closed then error("bios: closed", 2) end
   keyboard.type(self, bytes)
 end
 

@@ -168,7 +168,7 @@ end
 -- assert(guest:run() == "hlt")
 function launch.reset(self)
   self.machine:reset()
-  if self.boot then self.boot() end
+  if self.boot then self.boot() elseif self.bios then self.bios:reset() end
 end
 
 local RUN <const> = { timeout = "number?", reboot = "boolean?" }

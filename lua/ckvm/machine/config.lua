@@ -9,6 +9,7 @@ config.HOLE = 3 << 30 -- where a PC has devices and not memory, until 4 GiB
 -- stubs of each vCPU, with its page tables.
 config.TABLES, config.STUBS_SIZE = 0x1000, 0xf000
 
+local STACK_SIZE <const> = 0x1000 -- that ring 3 has below its code, at least
 local NO_USER <const> = 0x10000 -- where the tables of other modes end
 local PAGE <const>, MOST_MEMORY <const> = 0x1000, 256 << 30
 local STARTS <const> = { real = 0x7c00, protected = 0x100000, long = 0x100000, user = 0x100000 }
@@ -55,8 +56,8 @@ end
 -- of: what `read` returns.
 local function check_places(of)
   local low <const> = of.options.memory
-  local tables <const> = of.mode == "user" and config.TABLES + of.cpus * config.STUBS_SIZE
-    or NO_USER
+  local tables <const> = of.mode == "user"
+    and config.TABLES + of.cpus * config.STUBS_SIZE + STACK_SIZE or NO_USER
   if of.memory < 0x100000 or of.memory % PAGE ~= 0 or of.memory > MOST_MEMORY then
     fail(4, "memory: 0x%x is not a number of whole pages between 1 MiB and 256 GiB", of.memory)
   elseif of.cpus < 1 then
