@@ -245,6 +245,25 @@ describe("A machine", function()
     assert.equal("timeout", (m:run { timeout = 0.2 }))
   end)
 
+  it("forgets with a reset the errors of other vCPUs", function()
+    local other, first = ckvm.eventfd(), true
+    local m <close> = machine.new { cpus = 2, code = OUT_HLT, devices = { {
+      port = 0xe9, write = function()
+        if first then
+          first = false
+          other:wait { timeout = 20 }
+        else
+          other:signal()
+        end
+        error(42)
+      end,
+    } } }
+    assert.equal(42, support.error_of(m.run, m, LIMITS))
+    m:reset()
+    m.vm:write(0x7c00, "\xeb\xfe") -- jmp .
+    assert.equal("timeout", (m:run { timeout = 0.2 }))
+  end)
+
   it("has the others wait for INIT and SIPI, with an irqchip", function()
     local started = {}
     local m <close> = machine.new {

@@ -200,12 +200,20 @@ end
 
 -- Running --------------------------------------------------------------------
 
--- Ends of vCPUs that vm:run has kept are none of the machine that starts anew. In no time no guest
--- runs.
+local function is_interrupt(err)
+  return type(err) == "string" and err:find("interrupted!", 1, true) ~= nil
+end
+
+-- Ends and errors of vCPUs that vm:run has kept are none of the machine that starts anew. In no
+-- time no guest runs. There are less of them than vCPUs: what is raised after that is another.
 local function forget_ends(self)
+  local ran, why
   for _ = 1, #self.vcpus do
-    if self.vm:run { timeout = 0 } == "timeout" then return end
+    ran, why = pcall(self.vm.run, self.vm, { timeout = 0 })
+    if ran and why == "timeout" then return end
+    if is_interrupt(why) then break end
   end
+  if not ran then error(why, 0) end
 end
 
 --- Puts the code or the image, the tables, the vCPUs and the kernel's interrupt controllers back to
