@@ -166,6 +166,34 @@ describe("A machine", function()
     end
   end)
 
+  it("has no memory after a reset that KVM goes on writing to", function()
+    local PLACE <const> = 0x200000
+    local switches = ""
+    for msr, value in pairs { -- the clock, by both of its MSRs; steal time; EOI; page faults
+      [0x12] = PLACE | 1, [0x4b564d01] = PLACE + 0x100 | 1, [0x4b564d03] = PLACE + 0x200 | 1,
+      [0x4b564d04] = PLACE + 0x300 | 1, [0x4b564d02] = PLACE + 0x400 | 1,
+    } do -- mov $msr, %ecx; mov $value, %eax; xor %edx, %edx; wrmsr
+      switches = switches .. "\xb9" .. string.pack("<I4", msr) .. "\xb8"
+        .. string.pack("<I4", value) .. "\x31\xd2\x0f\x30"
+    end
+    local on, exits = 1, 0
+    local m <close> = machine.new { mode = "protected", irqchip = true,
+      code = "\xe4\x10\x84\xc0\x74" .. string.char(#switches) -- in $0x10, %al; test %al, %al; jz
+        .. switches .. "\xe6\x10\xeb\xfc",                    -- 1: out %al, $0x10; jmp 1b
+      devices = { { port = 0x10, read = function() return on end, write = function(_, _, _, vcpu)
+        exits = exits + 1
+        if exits % 100 == 0 then vcpu:stop() end
+      end } } }
+    local new = ("\xaa"):rep(0x1000)
+    for _ = 1, 2 do
+      m.vm:write(PLACE, new)
+      assert.equal("stopped", (m:run(LIMITS)))
+      assert.equal(on == 0, m.vm:read(PLACE, #new) == new)
+      m:reset()
+      on = 0
+    end
+  end)
+
   it("is no guest that resets itself", function()
     local resets = 0
     local options = { reset = function() resets = resets + 1 end }
