@@ -134,6 +134,7 @@ describe("ckvm.dev.pci", function()
     blames("pci: device: 32 is not between 0 and 31", pci.line, 32)
     blames("pci: pin: 0 is not between 1 and 4", pci.line, 1, 0)
     blames("pin: integer expected, got string", pci.line, 1, "A")
+    blames("pin: integer expected, got boolean", pci.line, 1, false)
   end)
 
   it("answers every offset, size and value", function()

@@ -128,11 +128,12 @@ local LINES <const> = { [0] = 10, 10, 11, 11 }
 -- local function irq(level) vm:irq_line { irq = pci.line(3), level = level } end
 -- assert(pci.line(3) == 11 and pci.line(3, 4) == 10)
 function pci.line(device, pin)
+  if pin == nil then pin = 1 end
   check.argument("device", device, "integer")
-  check.argument("pin", pin or 1, "integer")
+  check.argument("pin", pin, "integer")
   check_range("device", device, 0, 31)
-  check_range("pin", pin or 1, 1, 4)
-  return LINES[device - 1 + (pin or 1) - 1 & 3]
+  check_range("pin", pin, 1, 4)
+  return LINES[device - 1 + pin - 1 & 3]
 end
 
 local function check_bytes(name, bytes)
