@@ -20,8 +20,7 @@ struct luackvm_watch {
 	struct luackvm_watch *next;
 	int fd; /* a duplicate, which nobody else closes; -1: none */
 	short events;
-	uint64_t
-		due; /* CLOCK_MONOTONIC, ns: the time, or polled from then on */
+	uint64_t due; /* by luackvm_now(): its time, or polled from then on */
 	enum luackvm_watch_state state;
 };
 
