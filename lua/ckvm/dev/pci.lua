@@ -117,8 +117,9 @@ end
 local LINES <const> = { [0] = 10, 10, 11, 11 }
 
 --- The interrupt line that a pin of a device is wired to on a PC: 10 or 11, which other devices
--- share. It is level-triggered. Firmware that knows this bridge has its lines so, and `ckvm.acpi`
--- tells the same.
+-- share. It is level-triggered, and up while any of them has it up, which is for who calls
+-- `vm:irq_line` to see to: KVM keeps the level of the last call. Firmware that knows this bridge
+-- has its lines so, and `ckvm.acpi` tells the same.
 -- @tparam integer device number, 0 to 31
 -- @tparam[opt=1] integer pin 1 to 4, INTA to INTD, as in byte 0x3d of the configuration
 -- @treturn integer number of the line, and GSI
