@@ -56,6 +56,12 @@ local function with(convert, name)
   return function(text) return convert(name, text) end
 end
 
+-- Of argparse's message, whose second line is a question.
+local function in_one_line(message)
+  message = message:gsub("\n(%u)", function(first) return "; " .. first:lower() end)
+  return message .. (message:find("%?$") and " See --help" or "; see --help")
+end
+
 local function parse(args)
   local parser = argparse("ckvm-lua boot.lua", "Boots Linux (bzImage, vmlinux), ELF and Multiboot "
     .. "kernels, those that start in real mode (.lkrn), a disk, a PC's firmware, or bare code; "
@@ -83,7 +89,7 @@ local function parse(args)
   parser:flag("--no-reboot", "a guest that resets itself has ended")
   parser:add_help(true)
   local parsed, options = parser:pparse(args)
-  if not parsed then quit(WRONG_USE, "%s; see --help", options) end
+  if not parsed then quit(WRONG_USE, "%s", in_one_line(options)) end
   return options
 end
 

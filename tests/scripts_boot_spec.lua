@@ -270,7 +270,7 @@ describe("boot.lua", function()
         "4194305G" },
       { "--cpus: '0' is not a count; see --help", "--cpus", "0" },
       { "--cpus: '-1' is not a count; see --help", "--cpus=-1" },
-      { "unknown option '--moed'\nDid you mean '--mode'?; see --help", "--moed", "real" },
+      { "unknown option '--moed'; did you mean '--mode'? See --help", "--moed", "real" },
       { "too many arguments; see --help", "a", "b" },
       { "--cpus: code of 16 bits has one; see --help", "--cpus", "2" },
       { "--append: flat has no command line; see --help", "--append", "quiet" },
