@@ -242,6 +242,10 @@ describe("ckvm.report", function()
     end)
 
     it("tells of an instruction of ring 0, and of a system call", function()
+      -- One of any ring that has faulted is none: push $0, five times; iretq
+      local iret = die { mode = "user", code = ("\x6a\0"):rep(5) .. "\x48\xcf" }
+      contains("general protection fault", iret)
+      assert.is_nil(iret:find("is not for ring 3", 1, true))
       says("Likely cause: cli is not for ring 3 here.", (die { mode = "user", code = "\xfa" }))
       local text = die { mode = "user", code = "\xb0\x27\x0f\x05" } -- mov $39, %al; syscall
       contains("system call 39, to return to rip 0x100004", text)

@@ -185,7 +185,7 @@ end
 
 local PRIVILEGED <const> = {}
 for name in ("hlt cli sti in out ins outs clts sysret sysexit wrmsr rdmsr ltr lgdt lidt invlpg "
-    .. "invpcid xsetbv iret"):gmatch "%S+" do
+    .. "invpcid xsetbv"):gmatch "%S+" do
   PRIVILEGED[name] = true
 end
 PRIVILEGED["mov from cr"], PRIVILEGED["mov to cr"] = true, true
