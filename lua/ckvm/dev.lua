@@ -34,7 +34,9 @@ end
 --   return setmetatable({ state = { lit = false } }, { __index = options })
 -- end
 -- new { color = "red" }
-function dev.check(name, options, types) return check.options(name, options, types) end
+function dev.check(name, options, types)
+  return check.options(name, options, types) -- a tail call: the caller's caller is blamed
+end
 
 --- Does nothing: what a device calls where no function was given.
 -- @raise never

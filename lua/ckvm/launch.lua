@@ -81,6 +81,7 @@ function launch.conflict(options)
     local name <const>, sense <const>, why <const> = table.unpack(rule)
     if (options[name] ~= nil or name == "image") and not sense then return name, why end
   end
+  -- With the mode told, all of them start at the code.
   if (options.cpus or 1) > 1 and is_real(options, format) and not options.mode then
     return "cpus", "code of 16 bits has one"
   end
@@ -182,7 +183,7 @@ local function watch(self, left)
 end
 
 -- Runs it until it ends, or has stopped to be looked at.
-local function run_once(self, left)
+local function run_until_look(self, left)
   local _ <close> = watch(self, left)
   return self.machine:run { timeout = left and left + SLACK }
 end
@@ -214,7 +215,7 @@ function launch.run(self, options)
   local deadline <const> = options.timeout and ckvm.now() + options.timeout
   while true do
     local left <const> = deadline and math.max(deadline - ckvm.now(), 0)
-    local why, vcpu, value = run_once(self, left)
+    local why, vcpu, value = run_until_look(self, left)
     if value == "reset" and options.reboot ~= false then
       launch.reset(self)
     elseif why ~= "timeout" and value ~= LOOKED_AT then
