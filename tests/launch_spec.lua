@@ -128,9 +128,10 @@ describe("A guest that is launched", function()
   it("has the BIOS's vectors back when its bare code resets itself", function()
     -- mov $0, %ax; mov %ax, %ds; cmpw $0x1234, 0x40; je 1f; movw $0x1234, 0x40; int $0x19;
     -- 1: mov $1, %al; out %al, $0xf4
-    local _, status = run({ image = "\xb8\0\0\x8e\xd8\x81\x3e\x40\0\x34\x12\x74\x08"
+    local _, status, _, screen = run({ image = "\xb8\0\0\x8e\xd8\x81\x3e\x40\0\x34\x12\x74\x08"
       .. "\xc7\x06\x40\0\x34\x12\xcd\x19\xb0\x01\xe6\xf4" }, { timeout = 0.5 })
-    assert.equal(1, status) -- its time is up, and the vector is never what it has written
+    assert.equal(1, status)
+    contains("its time was up", screen) -- and the vector was never what it has written
   end)
 
   it("has a BIOS, if it is a kernel that starts in real mode, with a command line", function()
@@ -174,6 +175,12 @@ describe("A guest that is launched", function()
       assert.equal(0, status)
       contains("hlt at rip ", line)
     end)
+  end)
+
+  it("is left soon after its time, when a handler does not come back", function()
+    local guest <close> = new { image = "\xb0\x2a\xe6\xe9\xf4", mode = "long" } -- ...; out
+    guest.console.output = function() repeat until false end
+    contains("handler still running", support.error_of(guest.run, guest, { timeout = 0.2 }))
   end)
 
   it("may end with a status of its own", function()
