@@ -236,7 +236,7 @@ describe("vm:on, for exits that are no accesses,", function()
 
   it("ends the run at an instruction that KVM cannot emulate, with what it knows", function()
     local _, _, vcpu = guest(NOWHERE)
-    local why = vcpu:run { timeout = 2 }
+    local why = vcpu:run(LIMITS)
     assert.are_not.equal("timeout", why)
     if why ~= "internal_error" then return pending("this KVM gives " .. why) end
     assert.equal(1, vcpu.exit.suberror) -- KVM_INTERNAL_ERROR_EMULATION
@@ -256,7 +256,7 @@ describe("vm:on, for exits that are no accesses,", function()
         from.regs.rip = 0x1000 + #NOWHERE
         if result ~= "nothing" then return result == "true" end
       end)
-      local why = vcpu:run { timeout = 2 }
+      local why = vcpu:run(LIMITS)
       if count == 0 then return pending("this KVM gives " .. why) end
       assert.equal(1, count)
       assert.equal(result == "true" and "hlt" or "internal_error", why)
