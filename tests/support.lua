@@ -170,6 +170,19 @@ function support.run(script, args)
   return how == "signal" and 128 + code or code, output, take(err)
 end
 
+-- A file with that text, removed at the end of the test by the function it is given to.
+function support.new_file(text)
+  local name = os.tmpname()
+  local file <close> = assert(io.open(name, "wb"))
+  file:write(text)
+  return name, function() os.remove(name) end
+end
+
+function support.content(name)
+  local file <close> = assert(io.open(name, "rb"))
+  return file:read("a")
+end
+
 -- A directory of a test's own, and its end, with the files in it: nil for what holds its name.
 function support.make_directory()
   local directory = os.tmpname()
