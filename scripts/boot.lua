@@ -194,10 +194,13 @@ local function traced(err)
   return { traceback = debug.traceback(err, 2) }
 end
 
--- In one line.
+local HERE <const> = debug.getinfo(1, "S").short_src .. ":"
+
+-- In one line, without that of this file which it blames: images may have any name.
 local function message_of(err)
-  if type(err) == "string" then return (err:gsub(POSITION, "")) end
-  return ("%s: %s: %s"):format(err.call, err.code, err.message)
+  if type(err) == "table" then return ("%s: %s: %s"):format(err.call, err.code, err.message) end
+  if is_interrupt(err) then return "interrupted!" end
+  return err:sub(1, #HERE) == HERE and err:match("^%d+: (.*)", #HERE + 1) or err
 end
 
 -- Interrupted by Ctrl-C: where was it?
@@ -225,7 +228,10 @@ end
 
 local function main(...)
   local options <const> = parse { ... }
-  local launched, guest = pcall(function() return launch.new(prepare(options)) end)
+  local launched, guest = pcall(function()
+    local config <const> = prepare(options)
+    return (launch.new(config)) -- no tail call: errors blame this line
+  end)
   if launched then finish(guest, run(guest, options)) end
   quit(is_interrupt(guest) and INTERRUPTED or DEAD, "%s", message_of(guest))
 end

@@ -53,4 +53,29 @@ describe("ckvm.check", function()
     assert.same({ false, 5 }, { pcall(fail, 5) })
     assert.same({ false, false }, { pcall(fail, false) })
   end)
+
+  it("leaves what only looks like a position in a message", function()
+    local function fail(message, level)
+      check.blame(function() error(message, level) end)
+    end
+    for _, level in ipairs { 0, 1, 2, 3 } do
+      for _, name in ipairs { "img:5", "a.lua:12", "dir/a:1: b:2" } do
+        local err = support.error_of(function() fail(name .. ": is none", level) end)
+        assert.equal(name .. ": is none", err:match("^[^\n:]*check_spec.lua:%d+: (.*)$"))
+      end
+    end
+  end)
+
+  it("takes one position away, however many calls of it there are", function()
+    local function inner() check.blame(function() error("img:5: is none") end) end
+    local function outer() check.blame(inner) end
+    local err = support.error_of(function() outer() end)
+    assert.matches("^[^\n:]*check_spec.lua:%d+: img:5: is none$", err)
+  end)
+
+  it("has a word for an error without end, too", function()
+    local function deeper(n) return 1 + deeper(n + 1) end
+    local err = support.error_of(function() check.blame(function() deeper(1) end) end)
+    support.contains("stack overflow", err)
+  end)
 end)

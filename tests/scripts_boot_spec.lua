@@ -311,6 +311,16 @@ describe("boot.lua", function()
       refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
     end)
 
+    it("an image whose name looks like a line of code", function()
+      for _, name in ipairs { "img:5", "img:5: 6", "a.lua:5" } do
+        local path = image(name, images.patch(images.elf { code = "\xf4" }, 18, "<I2", 0x28))
+        refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
+        path = image(name, ("\xf4"):rep(0xa0000))
+        refuses(1, path .. ": 0xa0000 bytes at 0x7c00 are not between 0x500 and 0xa0000, all that "
+          .. "a BIOS leaves", path)
+      end
+    end)
+
     it("memory that is none", function()
       refuses(1, "memory: 0x1388 is not a number of whole pages between 1 MiB and 256 GiB",
         "--memory", "5000")

@@ -89,6 +89,21 @@ function check.fields(name, fields, types)
   if message then error(message, 3) end
 end
 
+local NEAR <const> = 16 -- levels of the stack: no error blames a line further up
+
+-- The message without the position that `error` has put before it, which is that of a line that
+-- is being run. What only looks like one, such as the name of a file, stays.
+local function without_position(message)
+  if type(message) ~= "string" then return message end
+  for level = 2, NEAR do
+    local frame <const> = debug.getinfo(level, "Sl")
+    if not frame then break end
+    local position <const> = ("%s:%d: "):format(frame.short_src, frame.currentline)
+    if message:sub(1, #position) == position then return message:sub(#position + 1) end
+  end
+  return message
+end
+
 --- Calls a function; what that raises blames the line that has called the caller.
 -- @tparam function fn what is called, without arguments
 -- @raise what it raises: a string without the position that it had, an error object with
@@ -98,9 +113,9 @@ end
 -- local function clear(vcpu) check.blame(function() vcpu:set_regs { rax = 0 } end) end
 -- clear(vcpu)
 function check.blame(fn)
-  local done, message = pcall(fn)
+  local done, message = xpcall(fn, without_position)
   if done then return end
-  if type(message) == "string" then error((message:gsub("^[^\n]-:%d+: ", "")), 3) end
+  if type(message) == "string" then error(message, 3) end
   if type(message) == "table" then
     local _, where = pcall(error, "", 4)
     message.where = where:match("^(.-):? ?$")

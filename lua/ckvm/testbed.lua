@@ -106,14 +106,6 @@ local OPTIONS <const> = {
   write = "function?", kvm = "userdata?",
 }
 
--- Strings that it raises blame who has called testbed.new.
-local function new_machine(config)
-  local done, result = pcall(machine.new, config)
-  if done then return result end
-  if type(result) ~= "string" then error(result, 0) end
-  error((result:gsub("^[^\n]-:%d+: ", "")), 3)
-end
-
 --- Makes a machine with a test guest in it, ready to run.
 -- @tparam table options
 -- @tparam string options.image bytes of the guest: an image of Multiboot 1
@@ -133,12 +125,13 @@ function testbed.new(options)
   if format ~= "multiboot" then error("image: is " .. format .. ", not multiboot", 2) end
   local name <const>, cpus <const> = options.name or "image", options.cpus or 1
   local self = setmetatable({ memory = options.memory or 128 << 20 }, meta)
-  self.machine = new_machine {
+  local config <const> = {
     image = options.image, name = name, memory = self.memory, cpus = cpus, irqchip = true,
     cmdline = options.args and name .. " " .. options.args or name, kvm = options.kvm,
     modules = { { cmdline = "environment", bytes = environment(self.memory, cpus) } },
     devices = devices(self, options.write),
   }
+  check.blame(function() self.machine = machine.new(config) end)
   local vm <const> = self.machine.vm
   vm:set_tss_addr(TSS)
   for chip, vector in pairs(PICS) do
