@@ -39,6 +39,15 @@ local RESET <const> = {
   direction = "", buffer = "", position = 0, first = 0, left = 0, block = 0, block_size = 1,
 }
 
+local BYTE <const>, PAIR <const> = { 0, 0xff }, { 0, 0xffff }
+local BUFFER <const> = { 0, MOST_MULTIPLE * transfer.SECTOR }
+local LIMITS <const> = {
+  status = BYTE, error = BYTE, features = BYTE, device = BYTE, control = BYTE,
+  count = PAIR, low = PAIR, mid = PAIR, high = PAIR, multiple = { 0, MOST_MULTIPLE },
+  buffer = BUFFER, position = BUFFER, first = { 0, 1 << 48 }, left = { 0, 1 << 16 },
+  block = { 0, MOST_MULTIPLE }, block_size = { 1, MOST_MULTIPLE },
+}
+
 -- Interrupts ---------------------------------------------------------------------
 
 local function is_absent(state)
@@ -287,7 +296,10 @@ end
 -- local ata = require("ckvm.dev.ata").new { disk = { sectors = 8 } }
 -- ata:load(ata:save())
 function ata:load(state)
-  self.state = dev.restore(state, RESET)
+  local copy <const> = dev.restore(state, RESET, LIMITS)
+  local wrong <const> = transfer.wrong(self.disk, copy)
+  if wrong then error("state: " .. wrong, 2) end
+  self.state = copy
   self.irq(self.state.level)
 end
 

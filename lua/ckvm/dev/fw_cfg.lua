@@ -21,6 +21,7 @@ local TRADITIONAL <const> = 1 -- of the version; 2 would be DMA
 local NAME_SIZE <const> = 56 -- of a file, with a zero at the end
 
 local RESET <const> = { selector = SIGNATURE, offset = 0 }
+local LIMITS <const> = { selector = { 0, 0xffff }, offset = { 0, 0xffffffff } }
 
 -- Items --------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ end
 -- local fw_cfg = require("ckvm.dev.fw_cfg").new {}
 -- fw_cfg:load(fw_cfg:save())
 function fw_cfg:load(state)
-  self.state = dev.restore(state, RESET)
+  self.state = dev.restore(state, RESET, LIMITS)
 end
 
 return fw_cfg

@@ -30,6 +30,11 @@ local RESET <const> = {
   command = NOTHING, keyboard_command = NOTHING, -- that wait for their byte
   wrote_command = false, scanning = true, set = 2, last = 0, level = false,
 }
+local BYTE <const> = { 0, 0xff }
+local LIMITS <const> = {
+  reply = { 0, 1 }, answer = { 0, 3 }, queue = { 0, QUEUE_SIZE }, mode = BYTE, out = BYTE,
+  command = BYTE, keyboard_command = BYTE, set = { 1, 3 }, last = BYTE,
+}
 
 -- What is to be read -------------------------------------------------------------
 
@@ -271,7 +276,11 @@ end
 -- local keyboard = require("ckvm.dev.i8042").new {}
 -- keyboard:load(keyboard:save())
 function i8042:load(state)
-  self.state = dev.restore(state, RESET)
+  local copy <const> = dev.restore(state, RESET, LIMITS)
+  if copy.command ~= NOTHING and not data[copy.command] then
+    error(("state: command: 0x%x waits for no byte"):format(copy.command), 2)
+  end
+  self.state = copy
   self.irq(self.state.level)
 end
 

@@ -233,7 +233,9 @@ end
 -- local bus = require("ckvm.dev.pci").new {}
 -- bus:load(bus:save())
 function pci:load(state)
-  self.state = dev.restore(state, self.state)
+  local limits = { address = { 0, ADDRESS_MASK } }
+  for name in pairs(self.functions) do limits[name] = { SIZE, SIZE } end
+  self.state = dev.restore(state, self.state, limits)
   for name, entry in pairs(self.functions) do entry.changed(self.state[name]) end
 end
 

@@ -33,6 +33,12 @@ local RESET <const> = {
   status = 0, enable = 0, control = 0, reset = 0, timer = 0, half = 0, level = false,
 }
 
+-- The timer wraps, so that it may be any number.
+local LIMITS <const> = {
+  status = { 0, STATUS_MASK }, enable = { 0, ENABLE_MASK }, control = { 0, CONTROL_MASK | SCI_EN },
+  reset = { 0, RESET_MASK },
+}
+
 -- Events -----------------------------------------------------------------------
 
 local function clock(self)
@@ -202,8 +208,9 @@ end
 -- local pm = require("ckvm.dev.pm").new {}
 -- pm:load(pm:save())
 function pm:load(state)
-  self.state = dev.restore(state, RESET)
-  self.state.timer = state.timer - clock(self)
+  local copy <const> = dev.restore(state, RESET, LIMITS)
+  copy.timer = copy.timer - clock(self)
+  self.state = copy
   self.irq(self.state.level)
 end
 

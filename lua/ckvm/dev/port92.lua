@@ -11,7 +11,7 @@ local port92 = {}
 local RESET_CPU <const>, A20 <const> = 1, 2
 local KEPT <const> = A20 | 0x08 -- and the lock of the password
 
-local RESET <const> = { value = A20 }
+local RESET <const>, LIMITS <const> = { value = A20 }, { value = { 0, KEPT } }
 
 -- The bit of the reset does not stay: what is reset is the CPU, and not for long.
 local function write(self, byte)
@@ -82,7 +82,7 @@ end
 -- local port92 = require("ckvm.dev.port92").new {}
 -- port92:load(port92:save())
 function port92:load(state)
-  self.state = dev.restore(state, RESET)
+  self.state = dev.restore(state, RESET, LIMITS)
 end
 
 return port92

@@ -30,6 +30,7 @@ local IRQF <const> = 0x80 -- of C: one of those that are enabled
 local VALID <const> = 0x80 -- of D: the battery is good
 local HOUR <const> = 4
 local LEAST <const> = 1 / 1024 -- seconds that a timer takes
+local SIZE <const> = 128 -- bytes of memory
 
 -- Where the parts of the time are, by index; in this order they are in `held`.
 local PARTS <const> = {
@@ -37,6 +38,13 @@ local PARTS <const> = {
   [9] = "year", [0x32] = "century",
 }
 local HELD <const> = { "sec", "min", "hour", "wday", "day", "month", "year", "century" }
+
+-- Further from the time that there is than a guest can set it.
+local FAR <const> = 1 << 40 -- seconds
+local LIMITS <const> = {
+  index = { 0, SIZE - 1 }, memory = { SIZE, SIZE }, offset = { -FAR, FAR }, held = { 0, #HELD },
+  seen = { -FAR, FAR }, flags = { 0, 0xff },
+}
 
 -- Time -------------------------------------------------------------------------
 
@@ -230,13 +238,13 @@ end
 
 local function initial(memory)
   local bytes = {}
-  for i = 0, 127 do bytes[i] = "\0" end
+  for i = 0, SIZE - 1 do bytes[i] = "\0" end
   bytes[A], bytes[B], bytes[D] = "\x26", string.char(HOURS_24), string.char(VALID)
   for index, pair in pairs(memory and sizes(memory) or {}) do
     bytes[index], bytes[index + 1] = pair:sub(1, 1), pair:sub(2)
   end
   return {
-    index = 0, memory = table.concat(bytes, "", 0, 127), offset = 0, held = "", seen = 0,
+    index = 0, memory = table.concat(bytes, "", 0, SIZE - 1), offset = 0, held = "", seen = 0,
     flags = 0, level = false,
   }
 end
@@ -332,7 +340,11 @@ end
 -- local rtc = require("ckvm.dev.rtc").new {}
 -- rtc:load(rtc:save())
 function rtc:load(state)
-  self.state = dev.restore(state, self.state)
+  local copy <const> = dev.restore(state, self.state, LIMITS)
+  if copy.held ~= "" and #copy.held ~= #HELD then
+    error(("state: held: %d bytes are neither 0 nor %d"):format(#copy.held, #HELD), 2)
+  end
+  self.state = copy
   self.clock = self.now()
   self.over = periods(self)
   self.irq(self.state.level)

@@ -22,6 +22,7 @@ local ZAP <const>, SECOND_LATCH <const> = 4, 8 -- offsets of ports
 local LINES <const> = 24 -- what an IOAPIC has
 
 local RESET <const> = { latch = 0, levels = 0 } -- levels: bit n is line n's
+local LIMITS <const> = { latch = { 0, 0xffffffff }, levels = { 0, (1 << LINES) - 1 } }
 
 local function low_bytes(value, size)
   return value & (1 << 8 * size) - 1
@@ -124,7 +125,7 @@ end
 -- local test = require("ckvm.dev.test").new {}
 -- test:load(test:save())
 function test:load(state)
-  self.state = dev.restore(state, RESET)
+  self.state = dev.restore(state, RESET, LIMITS)
   for line = 0, LINES - 1 do self.irq(line, self.state.levels >> line & 1 == 1) end
 end
 

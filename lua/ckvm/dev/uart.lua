@@ -28,6 +28,11 @@ local RESET <const> = {
   lines = READY, changed = 0, -- the halves of MSR
   level = false,
 }
+local BYTE <const> = { 0, 0xff }
+local LIMITS <const> = {
+  rx = { 0, FIFO_SIZE }, ier = { 0, 0xf }, fcr = BYTE, lcr = BYTE, mcr = { 0, 0x1f }, scr = BYTE,
+  divisor = { 0, 0xffff }, lines = { 0, 0xf0 }, changed = { 0, 0xf },
+}
 
 -- Interrupts -------------------------------------------------------------------
 
@@ -276,7 +281,9 @@ end
 -- local state = uart:save()
 -- uart:load(state)
 function uart:load(state)
-  self.state = dev.restore(state, RESET)
+  local copy <const> = dev.restore(state, RESET, LIMITS)
+  if room(copy) < 0 then error("state: rx: without FIFO there is room for 1 byte", 2) end
+  self.state = copy
   self.irq(self.state.level)
 end
 

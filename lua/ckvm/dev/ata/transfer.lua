@@ -11,6 +11,7 @@ local transfer = {}
 
 local SECTOR <const> = 512
 
+transfer.SECTOR = SECTOR -- bytes
 transfer.STATUS = { busy = 0x80, ready = 0x40 | 0x10, fault = 0x20, data = 8, error = 1 }
 transfer.ERROR = { aborted = 4, no_address = 0x10, unreadable = 0x40 }
 transfer.DEVICE = { lba = 0x40, head = 0x0f, second = 0x10 } -- device register
@@ -150,6 +151,30 @@ function transfer.write_data(self, value, size)
     state.buffer = bytes
   else
     write_sector(self, bytes:sub(1, SECTOR))
+  end
+end
+
+-- States that are loaded ----------------------------------------------------------
+
+local DIRECTIONS <const> = { [""] = true, ["in"] = true, out = true }
+
+-- What is wrong with a state whose values by themselves may be, if anything is: no transfer leaves
+-- the disk, and one that writes comes to an end.
+function transfer.wrong(disk, state)
+  local left <const>, block <const> = state.left, state.block
+  if not DIRECTIONS[state.direction] then
+    return ("direction: '%s' is none of '', 'in', 'out'"):format(state.direction)
+  elseif left > 0 and state.first > disk.sectors - left then
+    return ("first: %d with %d sectors to come is beyond the disk's %d"):format(state.first, left,
+      disk.sectors)
+  elseif state.direction ~= "out" then
+    return nil
+  elseif disk.readonly then
+    return "direction: nothing is written to a disk that is read-only"
+  elseif block < 1 or block > left then
+    return ("block: %d is not between 1 and the %d sectors to come"):format(block, left)
+  elseif #state.buffer >= SECTOR then
+    return ("buffer: %d bytes of a sector that is half written"):format(#state.buffer)
   end
 end
 
