@@ -43,7 +43,10 @@ describe("launch.conflict", function()
       conflict { image = sector, at = 0x1000 })
     assert.same({ "initrd", "sector has no place for it" },
       conflict { image = sector, initrd = "x" })
-    assert.same({ "cpus", "code of 16 bits has one" }, conflict { image = "\xf4", cpus = 2 })
+    for _, mode in ipairs { false, "real" } do
+      assert.same({ "cpus", "code of 16 bits has one" },
+        conflict { image = "\xf4", mode = mode or nil, cpus = 2 })
+    end
     assert.same({ "image", "there is none, and no disk" }, conflict {})
   end)
 
@@ -205,13 +208,5 @@ describe("A guest that is launched", function()
     assert.equal(1, status)
     contains("INT 0x6 (#UD) has no handler", line)
     contains("real mode", screen)
-  end)
-
-  it("has a vCPU stop that has called what the BIOS has not got, and no other one", function()
-    local guest <close> = new { image = "\xeb\xfe\x0f\x0b", mode = "real", cpus = 2 } -- jmp .; ud2
-    guest.machine.vcpus[2]:set_regs { rip = 0x7c02 }
-    local why, vcpu, value = guest:run(LIMITS)
-    assert.same({ "stopped", 1 }, { why, vcpu.id })
-    contains("INT 0x6 (#UD) has no handler; it returns to 0000:7c02", value.text)
   end)
 end)

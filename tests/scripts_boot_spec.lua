@@ -273,6 +273,7 @@ describe("boot.lua", function()
       { "unknown option '--moed'; did you mean '--mode'? See --help", "--moed", "real" },
       { "too many arguments; see --help", "a", "b" },
       { "--cpus: code of 16 bits has one; see --help", "--cpus", "2" },
+      { "--cpus: code of 16 bits has one; see --help", "--cpus", "2", "--mode", "real" },
       { "--append: flat has no command line; see --help", "--append", "quiet" },
     } do
       it(table.concat(case, " ", 2), function() refuses(2, table.unpack(case)) end)

@@ -76,14 +76,11 @@ function launch.conflict(options)
     { "cmdline", is_kernel, ("%s has no command line"):format(format) },
     { "initrd", is_kernel, ("%s has no place for it"):format(format) },
     { "image", options.image or options.disk, "there is none, and no disk" },
+    { "cpus", options.cpus == 1 or not is_real(options, format), "code of 16 bits has one" },
   }
   for _, rule in ipairs(rules) do
     local name <const>, sense <const>, why <const> = table.unpack(rule)
     if (options[name] ~= nil or name == "image") and not sense then return name, why end
-  end
-  -- With the mode told, all of them start at the code.
-  if (options.cpus or 1) > 1 and is_real(options, format) and not options.mode then
-    return "cpus", "code of 16 bits has one"
   end
 end
 
@@ -107,7 +104,7 @@ end
 -- @tparam[opt="image"] string options.name of the image, for messages
 -- @tparam[opt] string options.format its format, for what `ckvm.boot.detect` takes for another
 -- @tparam[opt=0x10000000] integer options.memory bytes, as for `ckvm.machine`
--- @tparam[opt=1] integer options.cpus how many vCPUs
+-- @tparam[opt=1] integer options.cpus how many vCPUs; 16-bit code has one
 -- @tparam[opt] string options.mode `"real"`, `"protected"`, `"long"` or `"user"`: the image is bare
 -- code for that, whatever it looks like
 -- @tparam[opt] integer options.at address at which bare code is loaded and started
