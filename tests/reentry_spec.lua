@@ -135,6 +135,38 @@ print("done")]]):format(body))
     end)
   end
 
+  it("also while vm:run makes its threads, of which none is left", function()
+    survives [[
+local lfs = require "lfs"
+local function threads()
+  local count = 0
+  for _ in lfs.dir("/proc/self/task") do count = count + 1 end
+  return count
+end
+local before, closed = threads(), 0
+local function arm()
+  setmetatable({}, { __gc = function()
+    if threads() == before then return arm() end
+    close_all()
+    closed = closed + 1
+  end })
+end
+collectgarbage("setpause", 0) -- one after another, each in one step
+collectgarbage("setstepmul", 1000)
+for _ = 1, 5 do
+  collectgarbage("stop")
+  guest()
+  for id = 1, 7 do vm:create_vcpu(id) end
+  arm()
+  collectgarbage("incremental", 0, 0, 40)
+  collectgarbage("restart")
+  assert(not pcall(vm.run, vm, { timeout = 20 }))
+  assert(threads() == before, "a thread is left")
+end
+assert(closed == 5)
+print("done")]]
+  end)
+
   it("for want of descriptors, before the second try", function()
     local status, output, errors = support.run(prelude .. [[
 for _, create in ipairs {

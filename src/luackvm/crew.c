@@ -255,15 +255,12 @@ static void anchor(lua_State *L, const void *key)
 	lua_pop(L, 1);
 }
 
-/* Links a worker for the vCPU's box on top, which the crew keeps by then. */
+/* Links a worker for the vCPU's box, which the crew keeps. */
 static struct worker *new_worker(lua_State *L, struct crew *crew,
 				 struct luackvm_box *box)
 {
-	struct worker *worker;
+	struct worker *worker = calloc(1, sizeof(*worker));
 
-	lua_pushvalue(L, -1);
-	anchor(L, box);
-	worker = calloc(1, sizeof(*worker));
 	if (!worker)
 		luackvm_fail_call(L, "malloc", -ENOMEM, NULL);
 	worker->crew = crew;
@@ -274,13 +271,19 @@ static struct worker *new_worker(lua_State *L, struct crew *crew,
 	return worker;
 }
 
-/* What raises in here leaves one that is dismissed next time. */
+/*
+ * The vCPU's box and a thread of Lua's for its worker are on top; pops the
+ * latter. What raises in here leaves a worker that is dismissed next time.
+ */
 static void hire(lua_State *L, struct crew *crew, struct luackvm_box *box)
 {
-	struct worker *worker = new_worker(L, crew, box);
+	struct worker *worker;
 	int error;
 
-	worker->L = lua_newthread(L);
+	lua_pushvalue(L, -2);
+	anchor(L, box);
+	worker = new_worker(L, crew, box);
+	worker->L = lua_tothread(L, -1);
 	anchor(L, worker);
 	worker->self = luackvm_new_thread(crew->lua);
 	if (!worker->self)
@@ -289,6 +292,23 @@ static void hire(lua_State *L, struct crew *crew, struct luackvm_box *box)
 	if (error)
 		luackvm_fail_call(L, "pthread_create", error, NULL);
 	await_start(worker);
+}
+
+/*
+ * Has one for the vCPU's box on top. Finalizers, which a new thread of Lua's
+ * may have run, come first: one may close the VM, or run it, as well.
+ */
+static void need_worker(lua_State *L, struct crew *crew)
+{
+	struct luackvm_box *box = lua_touserdata(L, -1);
+
+	if (find_worker(crew, box))
+		return;
+	lua_newthread(L);
+	if (box->object && !find_worker(crew, box))
+		hire(L, crew, box);
+	else
+		lua_pop(L, 1);
 }
 
 /* Threads of vCPUs that are closed, or gone with an error of hire(). */
@@ -316,10 +336,7 @@ void luackvm_staff(lua_State *L, struct crew *crew)
 	dismiss_idle(L, crew);
 	luackvm_list_vcpus(L, luackvm_box(L, 1, &luackvm_vm));
 	for (int i = 1; lua_rawgeti(L, -1, i) != LUA_TNIL; i++) {
-		struct luackvm_box *box = lua_touserdata(L, -1);
-
-		if (!find_worker(crew, box))
-			hire(L, crew, box);
+		need_worker(L, crew);
 		lua_pop(L, 1);
 	}
 	lua_settop(L, 2);
