@@ -119,6 +119,24 @@ describe("vm:run", function()
     for _, vcpu in ipairs(vm.vcpus) do assert.equal("exits", vcpu:run { exits = 10 }) end
   end)
 
+  it("shows no exit of another vCPU, as its thread may be changing that", function()
+    local vm, first, second = machine(OUT, "\xe6\x11" .. SPIN) -- out %al, $0x11; jmp .
+    assert.equal("io_out", second:run(support.LIMITS))
+    local exit, seen = second.exit, {}
+    vm:attach_io { port = 0x10, write = function(_, _, _, vcpu)
+      seen.exit, seen.own = second.exit or "none", vcpu.exit.reason
+      seen.read = support.error_of(function() return exit.data end)
+      seen.write = support.error_of(function() exit.data = 1 end)
+      seen.pairs = support.error_of(pairs, exit)
+      vcpu:stop()
+    end }
+    assert.same({ "stopped", first }, { run(vm) })
+    assert.same({ "none", "io_out" }, { seen.exit, seen.own })
+    for _, how in ipairs { "read", "write", "pairs" } do
+      support.contains("this exit is over", seen[how])
+    end
+  end)
+
   it("has other vCPUs refuse all but stop and kick", function()
     local vm, first, second = machine(OUT, OUT)
     local errors = {}

@@ -46,9 +46,10 @@ void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value)
 	}
 }
 
+/* What another thread runs changes under whoever looks at it. */
 struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu)
 {
-	return vcpu->has_exit && has_page(vcpu) ? vcpu->run : NULL;
+	return !ckvm__vcpu_check(vcpu) && vcpu->has_exit ? vcpu->run : NULL;
 }
 
 uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu)

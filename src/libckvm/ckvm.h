@@ -1010,7 +1010,8 @@ CKVM_API void ckvm_vcpu_answer(struct ckvm_vcpu *vcpu, uint64_t value);
  * The page shared with the kernel, borrowed while the vCPU is open: the current
  * exit and its payload (section 5), writable where the kernel reads it back.
  * NULL if the last KVM_RUN brought none, or there was none, or the vCPU is
- * closed. The serial changes with each KVM_RUN.
+ * closed, or another thread runs it, or has it claimed. The serial changes with
+ * each KVM_RUN.
  */
 CKVM_API struct kvm_run *ckvm_vcpu_exit(struct ckvm_vcpu *vcpu);
 CKVM_API uint32_t ckvm_vcpu_exit_serial(const struct ckvm_vcpu *vcpu);

@@ -161,7 +161,9 @@ static struct kvm_run *check_exit(lua_State *L)
 		luaL_error(L, "vCPU is closed");
 	run = ckvm_vcpu_exit(vcpu);
 	if (!run || ckvm_vcpu_exit_serial(vcpu) != view->serial)
-		luaL_error(L, "this exit is over: the vCPU has run since");
+		luaL_error(
+			L,
+			"this exit is over: the vCPU runs, or has run since");
 	return run;
 }
 

@@ -16,7 +16,8 @@
  * @tfield kvm_regs regs general registers, live
  * @tfield kvm_sregs sregs segments and control registers, live
  * @tfield kvm_vcpu_events events pending events, live
- * @tfield exit|nil exit the current one, until the vCPU runs again
+ * @tfield exit|nil exit the current one, until the vCPU runs again; nil in
+ *  other threads than the one that runs it
  * @tfield vm vm that it belongs to
  * @tfield integer id its number in the VM
  * @tfield integer fd number of the descriptor, which is the object's

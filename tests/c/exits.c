@@ -186,6 +186,27 @@ static void ring_with_indices_out_of_range_comes_to_an_end(void)
 	fake_close(vm);
 }
 
+static void page_is_hidden_while_another_thread_has_the_vcpu(void)
+{
+	uint32_t size = 77, count = 77;
+	struct ckvm_vm *vm;
+	struct ckvm_vcpu *vcpu = fake_vcpu(&vm);
+
+	made_up = (struct kvm_run){ .exit_reason = KVM_EXIT_MMIO };
+	made_up.mmio.len = 4;
+	CHECK_EQ(ckvm_vcpu_run(vcpu, NULL), CKVM_EXIT);
+	NEED(ckvm_vcpu_claim(vcpu, gettid() + 1));
+	CHECK(!ckvm_vcpu_exit(vcpu));
+	CHECK(!ckvm_vcpu_exit_data(vcpu, &size, &count));
+	ckvm_vcpu_unclaim(vcpu);
+	NEED(ckvm_vcpu_claim(vcpu, gettid()));
+	CHECK(ckvm_vcpu_exit(vcpu));
+	CHECK(ckvm_vcpu_exit_data(vcpu, &size, &count));
+	CHECK(size == 4 && count == 1);
+	ckvm_vcpu_unclaim(vcpu);
+	fake_close(vm);
+}
+
 int main(int argc, char **argv)
 {
 	test_begin(argv);
@@ -193,6 +214,7 @@ int main(int argc, char **argv)
 	PROMISE(page_with_data_outside_of_it_is_refused);
 	PROMISE(numbers_that_nobody_knows_are_exits_like_any_other);
 	PROMISE(ring_with_indices_out_of_range_comes_to_an_end);
+	PROMISE(page_is_hidden_while_another_thread_has_the_vcpu);
 	test_needs_kvm();
 	PROMISE(data_is_where_the_kernel_looks_for_it);
 	return test_end();
