@@ -291,6 +291,11 @@ describe("An exit", function()
     end
   end)
 
+  it("of such a number is it for vm:run, too", function()
+    fake.exit(page(1000))
+    assert.same({ 1000, vcpu }, { vm:run(support.LIMITS) })
+  end)
+
   it("of memory that the host has not got is one although KVM_RUN fails", function()
     for _, errno in ipairs { 14, 133 } do -- EFAULT, EHWPOISON
       assert.equal("memory_fault", (exit(39, pack("I8I8I8", 0, 0x7000, 0x1000), -errno)))

@@ -50,12 +50,15 @@ static void relieve(struct crew *crew)
 	}
 }
 
-/* Ends that would be lost if vm:run did not return them, now or later. */
+/*
+ * Ends that would be lost if vm:run did not return them, now or later: not
+ * those of limits, and of who is relieved. Numbers are left as they are.
+ */
 static bool is_to_be_kept(const struct worker *worker)
 {
-	const char *why = lua_tostring(worker->L, -3);
-
-	return why && strcmp(why, "timeout") && strcmp(why, "exits");
+	return !lua_isnil(worker->L, -3) &&
+	       !luackvm_is(worker->L, -3, "timeout") &&
+	       !luackvm_is(worker->L, -3, "exits");
 }
 
 static void work_once(struct worker *worker)
