@@ -155,6 +155,21 @@ describe("vm:run", function()
     assert.equal(0x1000, first:get_regs().rip & ~0xfff)
   end)
 
+  it("lets a handler stop what another one runs once", function()
+    local _, other = machine(SPIN)
+    local vm = machine(OUT_HLT, "\xe6\x11\xeb\xfc") -- loop: out %al, $0x11; jmp loop
+    local begun, ended
+    vm:attach_io { port = 0x10, write = function()
+      begun = true
+      ended = other:run_once(support.LIMITS)
+    end }
+    vm:attach_io { port = 0x11, write = function()
+      if begun then pcall(other.stop, other) end -- it may not be in the guest yet
+    end }
+    assert.equal("hlt", (run(vm)))
+    assert.equal("kicked", ended)
+  end)
+
   it("ends when a handler stops another vCPU, or kicks it", function()
     local vm, first, second = machine(OUT_HLT, SPIN)
     vm:on("hlt", function() end)

@@ -967,10 +967,10 @@ CKVM_API uint64_t ckvm_vcpu_deadline(const struct ckvm_vcpu *vcpu);
 
 /*
  * Exactly one KVM_RUN, nothing dispatched: 0 with ckvm_vcpu_exit(), -EINTR when
- * kicked (ckvm_errop() "kick") or interrupted by a signal, -ETIME when the
- * timeout or deadline of limits passes (NULL: none; exits do not count), and
- * -EINVAL for flags that there are not. If
- * registers were written while an access was open, that access is finished
+ * kicked, or stopped by another thread (ckvm_errop() "kick" for both), or
+ * interrupted by a signal, -ETIME when the timeout or deadline of limits passes
+ * (NULL: none; exits do not count), and -EINVAL for flags that there are not.
+ * If registers were written while an access was open, that access is finished
  * first, and an exit that this brings is the one returned. So is, without a
  * KVM_RUN, an exit that a run has left behind: one that came with queued
  * writes, of which a callback has failed.

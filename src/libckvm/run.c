@@ -355,6 +355,14 @@ static int take_limits(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits,
 	return ckvm__vcpu_in_loop(vcpu) ? ckvm__fail("running", -EBUSY) : 0;
 }
 
+/* A new run is not stopped yet; but for one that is claimed it may be. */
+static void forget_stop(struct ckvm_vcpu *vcpu)
+{
+	vcpu->stop = false;
+	if (!atomic_load(&vcpu->runner))
+		atomic_store(&vcpu->stop_asked, false);
+}
+
 int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 {
 	struct ckvm_limits lim;
@@ -364,9 +372,7 @@ int ckvm_vcpu_run(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 		return error;
 	abandon(vcpu);
 	vcpu->run_serial++;
-	vcpu->stop = false;
-	if (!atomic_load(&vcpu->runner)) /* one that is claimed keeps it */
-		atomic_store(&vcpu->stop_asked, false);
+	forget_stop(vcpu);
 	vcpu->limit_flags = lim.flags;
 	vcpu->left = lim.flags & CKVM_LIMIT_EXITS ? lim.exits : UINT64_MAX;
 	ckvm__set_deadline(vcpu, &lim);
@@ -463,7 +469,7 @@ static int once(struct ckvm_vcpu *vcpu)
 	}
 	if (end == GO_ON)
 		end = 0;
-	if (end == CKVM_KICKED)
+	if (end == CKVM_KICKED || end == CKVM_STOPPED) /* by another thread */
 		return ckvm__fail("kick", -EINTR);
 	return end == CKVM_TIMEOUT ? ckvm__fail("timeout", -ETIME) : end;
 }
@@ -477,7 +483,8 @@ int ckvm_vcpu_run_once(struct ckvm_vcpu *vcpu, const struct ckvm_limits *limits)
 		return error;
 	abandon(vcpu);
 	vcpu->run_serial++;
-	vcpu->over = vcpu->stop = false;
+	forget_stop(vcpu);
+	vcpu->over = false;
 	vcpu->left = UINT64_MAX;
 	ckvm__set_deadline(vcpu, &lim);
 	vcpu->limit_flags = CKVM_LIMIT_SIGNALS;

@@ -388,7 +388,8 @@ static void read_once_limits(lua_State *L, struct ckvm_lua *lua,
  * @function vcpu:run_once
  * @tparam[opt] table options
  * @tparam[opt] number options.timeout seconds from now on; 0 expires at once
- * @treturn string the exit's name, "kicked" or "timeout"
+ * @treturn string the exit's name, "kicked" (for `vcpu:stop` in another thread,
+ *  too) or "timeout"
  * @raise `EBUSY` while another thread runs the vCPU; what the kernel says
  * @api 4.10 KVM_RUN
  * @usage

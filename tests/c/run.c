@@ -870,6 +870,41 @@ static void run_once_ends_by_a_kick(void)
 	guest_close(&guest);
 }
 
+static void *stop(void *vcpu)
+{
+	CHECK_EQ(ckvm_vcpu_stop(vcpu), 0);
+	return NULL;
+}
+
+static void run_once_ends_by_a_stop_of_another_thread(void)
+{
+	pthread_t thread;
+
+	WITH_DEVICE(SPIN);
+	NEED(ckvm_vcpu_claim(guest.vcpu, gettid()));
+	NEED(pthread_create(&thread, NULL, stop, guest.vcpu));
+	NEED(pthread_join(thread, NULL));
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, NULL), EINTR, "kick");
+	ckvm_vcpu_unclaim(guest.vcpu);
+	guest_close(&guest);
+}
+
+/* The first one sees the signal that the stop has made. */
+static void run_once_is_not_stopped_with_the_run_before(void)
+{
+	struct ckvm_limits limits = { .size = sizeof(limits),
+				      .flags = CKVM_LIMIT_SIGNALS };
+	struct ckvm_limits time = limit_time(FIRST_EXIT);
+
+	WITH_DEVICE(SPIN);
+	ckvm_vcpu_wake(guest.vcpu);
+	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, &limits), EINTR, "signal");
+	CHECK_EQ(ckvm_vcpu_stop(guest.vcpu), 0);
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, &time), EINTR, "signal");
+	CHECK_FAILS(ckvm_vcpu_run_once(guest.vcpu, &time), ETIME, "timeout");
+	guest_close(&guest);
+}
+
 static void exits_are_counted_by_kind(void)
 {
 	struct ckvm_stats stats = { .size = sizeof(stats) };
@@ -939,6 +974,8 @@ int main(int argc, char **argv)
 	PROMISE(run_once_dispatches_nothing);
 	PROMISE(run_once_takes_the_answer_from_the_page);
 	PROMISE(run_once_ends_by_a_kick);
+	PROMISE(run_once_ends_by_a_stop_of_another_thread);
+	PROMISE(run_once_is_not_stopped_with_the_run_before);
 	PROMISE(exits_are_counted_by_kind);
 	return test_end();
 }
