@@ -54,6 +54,21 @@ describe("ckvm.check", function()
     assert.same({ false, false }, { pcall(fail, false) })
   end)
 
+  it("undoes where an error leaves the block, and nowhere else", function()
+    local undone = 0
+    local function leave(err)
+      local _ <close> = check.at_error(function() undone = undone + 1 end)
+      if err ~= nil then error(err, 0) end
+      return "made"
+    end
+    assert.equal("made", leave())
+    assert.equal(0, undone)
+    assert.same({ false, "broken" }, { pcall(leave, "broken") })
+    assert.same({ false, false }, { pcall(leave, false) })
+    assert.equal(2, undone)
+    blames("undo: function expected, got nil", check.at_error)
+  end)
+
   it("leaves what only looks like a position in a message", function()
     local function fail(message, level)
       check.blame(function() error(message, level) end)

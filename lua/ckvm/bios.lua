@@ -170,13 +170,6 @@ local function attach(self)
   end
 end
 
--- What closes a BIOS that an error has left half installed.
-local function close_at_error(self)
-  return setmetatable({}, { __close = function(_, err)
-    if err ~= nil then self:close() end
-  end })
-end
-
 --- Puts a BIOS into a VM: its code, the interrupt vectors and the data area into memory, and
 -- what answers them at port 0xb1.
 -- @tparam vm vm with memory from address 0 on
@@ -212,7 +205,7 @@ function bios.install(vm, options)
   check.options("bios", options, OPTIONS)
   check_values(options)
   local self = make(vm, options)
-  local _ <close> = close_at_error(self)
+  local _ <close> = check.at_error(function() self:close() end)
   check.blame(function() attach(self) end)
   put_back(self)
   if options.ticks ~= false then check.blame(function() tick(self) end) end

@@ -123,4 +123,24 @@ function check.blame(fn)
   error(message, 0)
 end
 
+--- Has a function called where an error leaves the block, for what would be left half made.
+-- @tparam function undo what is called then, without arguments
+-- @treturn table what is to be closed: the value of a local variable with `<close>`
+-- @raise only for misuse; where `undo` raises, that error takes the other one's place
+-- @usage
+-- local check = require "ckvm.check"
+-- local function make()
+--   local file = io.tmpfile()
+--   local _ <close> = check.at_error(function() file:close() end)
+--   file:write("a header")
+--   return file
+-- end
+-- make():close()
+function check.at_error(undo)
+  check.argument("undo", undo, "function")
+  return setmetatable({}, { __close = function(_, err)
+    if err ~= nil then undo() end
+  end })
+end
+
 return check

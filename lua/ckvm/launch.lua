@@ -92,12 +92,6 @@ local function check_console(con)
   end
 end
 
-local function close_at_error(self)
-  return setmetatable({}, { __close = function(_, err)
-    if err ~= nil then launch.close(self) end
-  end })
-end
-
 --- Makes a machine for an image, ready to run.
 -- @tparam table options
 -- @tparam[opt] string options.image bytes of what `ckvm.boot` knows; without one the disk is booted
@@ -130,7 +124,7 @@ function launch.new(options)
   if options.console then check_console(options.console) end
   local self = setmetatable({ options = dev.copy(options), format = format_of(options) }, meta)
   self.options.memory, self.options.cpus = options.memory or MEMORY, options.cpus or 1
-  local _ <close> = close_at_error(self)
+  local _ <close> = check.at_error(function() launch.close(self) end)
   check.blame(function()
     self.console = options.console or console.new()
     self.write = function(bytes) self.console:write(bytes) end

@@ -135,13 +135,6 @@ local function make(self, options)
   if options.trace then self.bus = trace_of(vm, options.trace) end
 end
 
--- What closes a machine that an error has left half made.
-local function close_at_error(self)
-  return setmetatable({}, { __close = function(_, err)
-    if err ~= nil then machine.close(self) end
-  end })
-end
-
 --- Makes a machine, ready to run.
 --
 -- The first vCPU starts at the code, with clear registers and, but for real mode, flat segments and
@@ -184,7 +177,7 @@ end
 function machine.new(options)
   check.options("machine", options, config.OPTIONS)
   local self = config.read(options)
-  local _ <close> = close_at_error(self)
+  local _ <close> = check.at_error(function() machine.close(self) end)
   check.blame(function() make(self, options) end)
   for _, device in ipairs(self.devices) do
     if device.attach then
