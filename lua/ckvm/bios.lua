@@ -32,7 +32,6 @@
 -- bios:boot(m.vcpus[1])
 -- assert(m:run { timeout = 10 } == "hlt")
 local boot = require "ckvm.boot"
-local call = require "ckvm.bios.call"
 local check = require "ckvm.check"
 local ckvm = require "ckvm"
 local clock = require "ckvm.bios.clock"
@@ -42,7 +41,7 @@ local keyboard = require "ckvm.bios.keyboard"
 local rom = require "ckvm.bios.rom"
 local rtc = require "ckvm.dev.rtc"
 local screen = require "ckvm.bios.screen"
-local system = require "ckvm.bios.system"
+local services = require "ckvm.bios.services"
 
 local bios = {}
 local meta = { __index = bios }
@@ -56,41 +55,6 @@ local RESET <const> = {
   ticks = 0, day = 0, -- to be added to the time's; the day of the last look
   row = 0, column = 0, -- where the terminal's cursor is
 }
-
--- Services ---------------------------------------------------------------------
-
-local services = {
-  [0x10] = require "ckvm.bios.video", [0x13] = require "ckvm.bios.drive",
-  [0x15] = system.serve, [0x16] = keyboard.serve, [0x1a] = clock.serve, [rom.WAIT] = system.wait,
-}
-
-services[0x11] = function(self, frame) frame.ax = self.vm:read_u16(0x410) end
-services[0x12] = function(self, frame) frame.ax = self.vm:read_u16(0x413) end
-services[0x14] = function(_, frame) frame:refuse() end -- serial ports
-services[0x17] = services[0x14] -- printers
-services[0x18] = function(_, frame) frame.vcpu:stop "no bootable disk" end
-services[0x19] = function(self, frame) self.reboot(frame.vcpu) end
-
--- Exceptions that a guest may have meant; from 8 on a PC has device interrupts there, too.
-local NAMES <const> = {
-  [0] = "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", [0xa] = "#TS",
-  [0xb] = "#NP", [0xc] = "#SS", [0xd] = "#GP", [0xe] = "#PF",
-}
-
-local function unhandled(self, frame)
-  local name = NAMES[frame.vector] and (" (%s)"):format(NAMES[frame.vector]) or ""
-  self.unhandled(frame.vcpu, ("INT 0x%x%s has no handler; it returns to %s"):format(frame.vector,
-    name, frame:return_address()))
-end
-
--- Serves a trap. The port is the BIOS's alone: an OUT of the guest's own does nothing.
-local function trap(self, vcpu)
-  local vector = rom.vector(vcpu.sregs.cs.base + vcpu.regs.rip)
-  if not vector then return end
-  clock.update(self)
-  local serve = services[vector] or unhandled
-  serve(self, call.new(self, vcpu, vector))
-end
 
 -- The BIOS -----------------------------------------------------------------------
 
@@ -161,7 +125,7 @@ end
 local function attach(self)
   self.vm:read(0, LEAST)
   self.range = self.vm:attach_io { port = rom.PORT, write = function(_, _, _, vcpu)
-    trap(self, vcpu)
+    services.trap(self, vcpu)
   end }
   self.typed = ckvm.eventfd()
   self.never = ckvm.eventfd()
