@@ -146,15 +146,12 @@ end
 
 -- As a teletype --------------------------------------------------------------------
 
-local WHOLE <const> = { top = 0, left = 0, bottom = ROWS - 1, right = COLUMNS - 1 }
-
--- The next row; the terminal scrolls by itself.
+-- The next row; the terminal scrolls by itself. All rows move at once, as a guest may have 65535
+-- of them printed by one call.
 local function feed(bios, row, column)
-  if row == ROWS - 1 then
-    shift(bios, WHOLE, 1, NORMAL)
-  else
-    row = row + 1
-  end
+  if row < ROWS - 1 then return row + 1, column end
+  local rest <const> = bios.vm:read(address(1, 0), 2 * COLUMNS * (ROWS - 1))
+  bios.vm:write(CELLS, rest .. blank(COLUMNS, NORMAL))
   return row, column
 end
 
