@@ -327,8 +327,9 @@ describe("ckvm.boot:", function()
         patched(good, 56, "<I2", 0xffff))
       refuses("e_phoff: offset 0xffffffffffffffff + 0x38 bytes is beyond the image, "
         .. "which ends at 0x1002", patched(good, 32, "<i8", -1))
-      refuses("e_phoff: offset 0x40 + 0x37ff90 bytes is beyond the image, which ends at 0x1002",
-        patched(good, 56, "<I2", 0xfffe))
+      refuses("e_phoff: offset 0x40 + 0xfff0 bytes is beyond the image, which ends at 0x1002",
+        patched(good, 56, "<I2", 0x492))
+      refuses("e_phnum 0x493: is more than 0x492", patched(good, 56, "<I2", 0x493))
     end)
 
     for bits, at in pairs(offsets) do

@@ -9,6 +9,7 @@ local MAGIC <const> = "\x7fELF"
 local LITTLE_ENDIAN <const>, VERSION <const> = 1, 1
 local LOAD <const>, EXTENDED <const> = 1, 0xffff -- PT_LOAD; e_phnum that stands elsewhere
 local EXEC <const> = 2
+local MOST_HEADERS <const> = 0x10000 -- bytes of program headers: as many as Linux takes
 local TYPES <const> = {
   [0] = "ET_NONE", "ET_REL, which is not linked",
   [3] = "ET_DYN, which would have to be relocated: link it without -pie", [4] = "ET_CORE",
@@ -53,6 +54,8 @@ local function check_header(image, class, file)
     image:fail("e_phnum 0x%x: is not how many program headers there are", file.phnum)
   elseif file.phentsize ~= class.size then
     image:fail("e_phentsize 0x%x is not 0x%x", file.phentsize, class.size)
+  elseif file.phnum > MOST_HEADERS // class.size then
+    image:fail("e_phnum 0x%x: is more than 0x%x", file.phnum, MOST_HEADERS // class.size)
   end
   image:check_inside("e_phoff", file.phoff, file.phnum * class.size)
 end
