@@ -34,7 +34,10 @@ end
 
 local function read(path)
   local file <close> = io.open(path, "rb") or quit(WRONG_USE, "%s: cannot open it", path)
-  return file:read(MOST) or quit(WRONG_USE, "%s: cannot read it, or it is empty", path)
+  local image <const> = file:read(MOST + 1)
+    or quit(WRONG_USE, "%s: cannot read it, or it is empty", path)
+  if #image > MOST then quit(WRONG_USE, "%s: has more than %d MiB", path, MOST >> 20) end
+  return image
 end
 
 local function start(options, path)
