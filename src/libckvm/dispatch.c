@@ -11,24 +11,6 @@ int ckvm__called(struct ckvm_vcpu *vcpu, int result)
 	return GO_ON;
 }
 
-static int call(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
-		const struct ckvm_access *access, void *data)
-{
-	int result;
-
-	if (!access->is_write)
-		result = range->ops.read(range->opaque, vcpu, access->address,
-					 data, access->length);
-	else if (range->batch)
-		result = range->batched(range->opaque, NULL, access->address,
-					data, access->length);
-	else
-		result = range->ops.write(
-			range->opaque, access->batched ? NULL : vcpu,
-			access->address, data, access->length);
-	return ckvm__called(vcpu, result);
-}
-
 static int hand_back(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		     const struct ckvm_access *access, void *data)
 {
@@ -48,6 +30,31 @@ static int unclaimed(struct ckvm_vcpu *vcpu, const struct ckvm_access *access,
 	return vcpu->vm->bus.catches & 1u << kind ? CKVM_ACCESS : CKVM_EXIT;
 }
 
+/* Its range may have been detached just now, and have lost it. */
+static int call_read(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		     const struct ckvm_access *access, void *data)
+{
+	__typeof__(range->ops.read) read = CKVM__CALLBACK(range, read);
+
+	if (!read)
+		return unclaimed(vcpu, access, data);
+	return ckvm__called(vcpu, read(range->opaque, vcpu, access->address,
+				       data, access->length));
+}
+
+static int call_write(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
+		      const struct ckvm_access *access, void *data)
+{
+	__typeof__(range->ops.write) write =
+		range->batch ? range->batched : CKVM__CALLBACK(range, write);
+	struct ckvm_vcpu *whose = access->batched || range->batch ? NULL : vcpu;
+
+	if (!write)
+		return unclaimed(vcpu, access, data);
+	return ckvm__called(vcpu, write(range->opaque, whose, access->address,
+					data, access->length));
+}
+
 int ckvm__access(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		 const struct ckvm_access *access, void *data)
 {
@@ -55,7 +62,8 @@ int ckvm__access(struct ckvm_vcpu *vcpu, struct ckvm_range *range,
 		return unclaimed(vcpu, access, data);
 	switch ((enum ckvm_answer)range->answer[access->is_write]) {
 	case CKVM_ANSWER_OPS:
-		return call(vcpu, range, access, data);
+		return access->is_write ? call_write(vcpu, range, access, data)
+					: call_read(vcpu, range, access, data);
 	case CKVM_ANSWER_CALLER:
 		return hand_back(vcpu, range, access, data);
 	case CKVM_ANSWER_VALUE:

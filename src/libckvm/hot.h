@@ -45,6 +45,10 @@ static inline int ckvm__hand_back(struct ckvm_vcpu *vcpu,
 	return CKVM_ACCESS;
 }
 
+/* Read once: the range may be detached meanwhile, and lose it (table.c). */
+#define CKVM__CALLBACK(range, name) \
+	__atomic_load_n(&(range)->ops.name, __ATOMIC_RELAXED)
+
 /* Beside what ckvm__dispatch returns: ask that. */
 #define NOT_STRAIGHT (-INT32_MAX)
 
@@ -53,26 +57,30 @@ static inline __attribute__((always_inline)) int
 ckvm__serve(struct ckvm_vcpu *vcpu, struct ckvm_range *range, uint64_t address,
 	    void *data, uint32_t length, bool is_write, enum ckvm_space space)
 {
+	__typeof__(range->ops.write) write;
+	__typeof__(range->ops.read) read;
 	int result;
 
 	if (unlikely(!range))
 		return NOT_STRAIGHT;
 	if (is_write) {
 		vcpu->open = OPEN_WRITE;
-		if (range->ops.write) {
+		write = CKVM__CALLBACK(range, write);
+		if (write) {
 			vcpu->accesses[space * 2 + 1]++;
-			result = range->ops.write(range->opaque, vcpu, address,
-						  data, length);
+			result = write(range->opaque, vcpu, address, data,
+				       length);
 			return likely(!result) ? GO_ON
 					       : ckvm__called(vcpu, result);
 		}
 	} else {
 		vcpu->open = OPEN_READ;
 		memset(data, 0xff, 8);
-		if (range->ops.read) {
+		read = CKVM__CALLBACK(range, read);
+		if (read) {
 			vcpu->accesses[space * 2]++;
-			result = range->ops.read(range->opaque, vcpu, address,
-						 data, length);
+			result = read(range->opaque, vcpu, address, data,
+				      length);
 			return likely(!result) ? GO_ON
 					       : ckvm__called(vcpu, result);
 		}

@@ -170,6 +170,10 @@ void ckvm__table_retire(struct ckvm__bus *bus, struct ckvm_range *range)
 
 	range->closed = true;
 	range->answer[0] = range->answer[1] = CKVM_ANSWER_NONE;
+	if (!removed) { /* what the straight path looks at first */
+		__atomic_store_n(&range->ops.read, NULL, __ATOMIC_RELAXED);
+		__atomic_store_n(&range->ops.write, NULL, __ATOMIC_RELAXED);
+	}
 	range->next = *list;
 	*list = range;
 }

@@ -318,6 +318,57 @@ static void refuses_a_closed_vm(void)
 	ckvm_range_unref(NULL);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+/* In the place of the C library's, so that there may be none. */
+static bool no_memory;
+void *__libc_malloc(size_t size);
+
+void *malloc(size_t size)
+{
+	return no_memory ? NULL : __libc_malloc(size);
+}
+
+static int count(void *opaque, struct ckvm_vcpu *vcpu, uint64_t address,
+		 const void *data, size_t length)
+{
+	(void)vcpu, (void)address, (void)data, (void)length;
+	++*(int *)opaque;
+	return 0;
+}
+
+static void calls_nobody_detached_for_want_of_memory(void)
+{
+	static const struct ckvm_ops ops = { .size = sizeof(ops),
+					     .write = count };
+	/* loop: mov %al, (0x8000); jmp loop */
+	struct guest guest = GUEST("\xa2\x00\x80\xeb\xfb");
+	struct ckvm_limits once = { .size = sizeof(once),
+				    .flags = CKVM_LIMIT_EXITS,
+				    .exits = 1 };
+	struct ckvm_range *range, *other;
+	int calls = 0;
+
+	NEED(ckvm_vm_attach_mmio(guest.vm, GUEST_MMIO, 1, &ops, &calls,
+				 &range));
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &once), CKVM_EXITS);
+	CHECK_EQ(calls, 1);
+	no_memory = true;
+	ckvm_range_detach(range);
+	no_memory = false;
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &once), CKVM_EXIT);
+	CHECK_EQ(calls, 1);
+	NEED(ckvm_vm_attach_mmio(guest.vm, GUEST_MMIO, 1, &ops, &calls,
+				 &other));
+	CHECK_EQ(ckvm_vcpu_run(guest.vcpu, &once), CKVM_EXITS);
+	CHECK_EQ(calls, 2);
+	guest_close(&guest);
+}
+#else /* a sanitizer has its own */
+static void calls_nobody_detached_for_want_of_memory(void)
+{
+}
+#endif
+
 int main(int argc, char **argv)
 {
 	test_begin(argv);
@@ -337,5 +388,7 @@ int main(int argc, char **argv)
 	PROMISE(takes_the_fields_beyond_size_as_zero);
 	PROMISE(refuses_a_closed_vm);
 	ckvm_vm_close(vm);
+	test_needs_kvm();
+	PROMISE(calls_nobody_detached_for_want_of_memory);
 	return test_end();
 }
