@@ -76,6 +76,8 @@ static int transfer_some(const struct target *target,
 	msrs->nmsrs = count;
 	memcpy(msrs->entries, entries, count * sizeof(*entries));
 	done = ask(target, msrs);
+	if (done > (int)count) /* a hook's, not KVM's */
+		done = (int)count;
 	if (done > 0 && target->request == KVM_GET_MSRS)
 		memcpy(entries, msrs->entries, count * sizeof(*entries));
 	for (int i = 0; target->request == KVM_SET_MSRS && i < done; i++)

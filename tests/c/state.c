@@ -15,6 +15,7 @@ static struct {
 	uint32_t refused; /* the place of an MSR that is, from 0 on */
 	uint32_t msrs;	  /* that have come */
 	uint32_t most;	  /* in one call */
+	int beyond;	  /* more than there were, it says of a call's MSRs */
 	int xsave;	  /* KVM_CAP_XSAVE2 */
 	bool silent;	  /* KVM_GET_CPUID2 does not tell how many there are */
 	uint64_t mask;	  /* of signals, in the last call */
@@ -81,7 +82,7 @@ static int fake_msrs(struct kvm_msrs *msrs, bool get)
 			CHECK_EQ(msrs->entries[i].data, fake.msrs);
 		fake.msrs++;
 	}
-	return (int)msrs->nmsrs;
+	return (int)msrs->nmsrs + fake.beyond;
 }
 
 static int kernel(void *opaque, int fd, unsigned long request, void *arg)
@@ -294,6 +295,22 @@ static void a_refused_msr_is_told_by_its_place(void)
 	ckvm_vm_close(ckvm_vcpu_vm(vcpu));
 }
 
+static void more_msrs_than_were_asked_for_are_not_believed(void)
+{
+	struct ckvm_vcpu *vcpu = fake_vcpu();
+	size_t done;
+
+	fake.refused = COUNT(entries);
+	fake.beyond = 500;
+	fake.msrs = 0;
+	fill_entries(true);
+	CHECK_EQ(ckvm_vcpu_set_msrs(vcpu, entries, COUNT(entries), &done), 0);
+	CHECK_EQ(done, COUNT(entries));
+	CHECK_EQ(fake.msrs, COUNT(entries));
+	fake.beyond = 0;
+	ckvm_vm_close(ckvm_vcpu_vm(vcpu));
+}
+
 /* The kernel reads and writes without asking how much there is room for. */
 static void a_buffer_too_small_for_xsave_is_refused(void)
 {
@@ -422,6 +439,7 @@ int main(int argc, char **argv)
 	PROMISE(nested_state_may_be_its_header_alone);
 	PROMISE(msrs_come_in_parts);
 	PROMISE(a_refused_msr_is_told_by_its_place);
+	PROMISE(more_msrs_than_were_asked_for_are_not_believed);
 	PROMISE(a_buffer_too_small_for_xsave_is_refused);
 	PROMISE(a_register_has_the_size_that_its_id_tells);
 	PROMISE(the_kick_signal_is_in_no_mask);
