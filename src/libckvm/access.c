@@ -72,8 +72,7 @@ uint32_t ckvm_vcpu_exit_number(const struct ckvm_vcpu *vcpu)
 	return run->exit_reason;
 }
 
-/* The loop looks at `left` alone. */
-/* The one that has it sees it when it is woken. */
+/* The thread that has it sees it when it is woken. */
 static int stop_soon(struct ckvm_vcpu *vcpu)
 {
 	atomic_store(&vcpu->stop_asked, true);
@@ -95,7 +94,7 @@ int ckvm_vcpu_stop(struct ckvm_vcpu *vcpu)
 	if (vcpu->phase == PHASE_ENTER && !ckvm__vcpu_in_loop(vcpu))
 		return stop_soon(vcpu);
 	vcpu->stop = true;
-	vcpu->left = 1;
+	vcpu->left = 1; /* which is all that the loop looks at */
 	return 0;
 }
 

@@ -34,15 +34,6 @@ int ckvm__map_dirty_ring(struct ckvm_vcpu *vcpu)
 }
 
 /* What is told of memory that has gone meanwhile is nobody's. */
-static struct ckvm_memory *find_slot(struct ckvm_vm *vm, uint32_t slot)
-{
-	struct ckvm_memory *memory = vm->memory;
-
-	while (memory && memory->slot != slot)
-		memory = memory->next;
-	return memory;
-}
-
 static void note(struct ckvm_memory *memory, uint64_t page)
 {
 	if (!memory || !memory->dirty || page >= memory->bytes / PAGE_SIZE)
@@ -142,7 +133,7 @@ static uint32_t harvest(struct ckvm_vcpu *vcpu)
 		if (!is_dirty(entry))
 			break;
 		if (!memory || memory->slot != entry->slot)
-			memory = find_slot(vcpu->vm, entry->slot);
+			memory = ckvm__find_slot(vcpu->vm, entry->slot);
 		note(memory, entry->offset);
 		release_entry(vcpu);
 	}
