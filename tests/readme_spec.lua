@@ -225,6 +225,25 @@ describe("README.md:", function()
     end
   end)
 
+  it("lists every method of the sources", function()
+    local cells = { object = "" } -- by object, what is in code in its rows
+    for _, row in ipairs(rows("object")) do
+      for object in row[1]:gsub("all", "object"):gmatch("%f[%w_]%l[%w_]*") do
+        cells[object] = (cells[object] or "") .. row[2]
+      end
+    end
+    local missing = {}
+    for name in lfs.dir(top .. "src/luackvm") do
+      local source = name:find("%.c$") and read("src/luackvm/" .. name) or ""
+      for object, method in source:gmatch("@function (%l[%w_]*)[:.](%l[%w_]*)") do
+        local listed = (cells[object] or ""):find("`" .. method .. "%f[^%w_]")
+        local is_wider = method:find("_u%d%d$") -- they are after the one of 8 bits
+        if not listed and not is_wider then missing[object .. ":" .. method] = true end
+      end
+    end
+    assert.same({}, sorted(missing))
+  end)
+
   describe("the table of exits", function()
     it("has all names, and no others", function()
       local listed = {}
