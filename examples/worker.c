@@ -4,7 +4,8 @@
  * coroutine that belongs to it, while the main thread stays out of Lua. The
  * first guest halts; the second never does, and is kicked from here.
  *
- *   cc -pthread worker.c $(pkg-config --cflags --libs libckvm-lua lua5.4)
+ *   cc -pthread worker.c $(pkg-config --cflags --libs libckvm-lua lua5.4) \
+ *      -o worker
  */
 #include <errno.h>
 #include <pthread.h>
