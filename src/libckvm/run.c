@@ -299,14 +299,14 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	    !atomic_compare_exchange_strong(&vcpu->runner, &before,
 					    ckvm__tid()))
 		return ckvm__fail("running", -EBUSY);
+	if (unlikely(!ckvm__vcpu_hold(vcpu))) {
+		atomic_store(&vcpu->runner, before);
+		return ckvm__fail("closed", -EBADF);
+	}
 	/* A run begins, or goes on, on a thread that may have it blocked. */
 	if (unlikely(vcpu->ran_on != ckvm__tid())) {
 		vcpu->ran_on = ckvm__tid();
 		vcpu->reblock = ckvm__unblock_kick();
-	}
-	if (unlikely(!ckvm__vcpu_hold(vcpu))) {
-		atomic_store(&vcpu->runner, before);
-		return ckvm__fail("closed", -EBADF);
 	}
 	vcpu->loop_ticks -= now;
 	end = begin_on_thread(thread, vcpu, outer);

@@ -520,6 +520,32 @@ static void run_unblocks_the_signal_for_its_own_length(void)
 	guest_close(&guest);
 }
 
+static void *go_on_with_what_is_closed(void *unused)
+{
+	sigset_t set;
+
+	sigfillset(&set);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), EBADF, "closed");
+	set = blocked();
+	CHECK(sigismember(&set, ckvm_kick_signal()));
+	return NULL;
+}
+
+static void a_run_that_cannot_go_on_leaves_the_signal_blocked(void)
+{
+	pthread_t thread;
+
+	WITH_PORT(HLT);
+	CHECK_EQ(run(), CKVM_EXIT);
+	ckvm_vcpu_ref(guest.vcpu);
+	ckvm_vcpu_close(guest.vcpu);
+	thread = start(go_on_with_what_is_closed);
+	pthread_join(thread, NULL);
+	ckvm_vcpu_unref(guest.vcpu);
+	guest_close(&guest);
+}
+
 /* One vCPU after another on one thread, and one on several. */
 static void *run_until_kicked(void *unused)
 {
@@ -593,6 +619,7 @@ int main(int argc, char **argv)
 	PROMISE(interrupt_ends_a_run_with_limit_signals_only);
 	PROMISE(kick_wins_over_limit_signals);
 	PROMISE(run_unblocks_the_signal_for_its_own_length);
+	PROMISE(a_run_that_cannot_go_on_leaves_the_signal_blocked);
 	PROMISE(kick_finds_the_thread_that_runs_it_now);
 	PROMISE(a_thread_that_ends_leaves_no_timer_behind);
 	return test_end();
