@@ -329,5 +329,5 @@ void luackvm_stop_watcher(struct luackvm_watcher *watcher)
 		close(watcher->wake);
 	watcher->wake = -1;
 	free(watcher->polled.fds);
-	watcher->polled.fds = NULL;
+	watcher->polled = (struct polled){ .fds = NULL };
 }
