@@ -931,8 +931,8 @@ enum ckvm_end {
  * that came with queued writes, one of which it was at, is looked at now.
  *
  * -EBADF if the vCPU is closed meanwhile, -EBUSY if another thread runs it,
- * -EINTR with CKVM_LIMIT_SIGNALS, -EINVAL for flags that there are not, or what
- * KVM_RUN says.
+ * -EINTR with CKVM_LIMIT_SIGNALS (ckvm_errop() "signal"), -EINVAL for flags
+ * that there are not, or what KVM_RUN or a callback says.
  */
 CKVM_API int ckvm_vcpu_run(struct ckvm_vcpu *vcpu,
 			   const struct ckvm_limits *limits);
@@ -940,7 +940,7 @@ CKVM_API int ckvm_vcpu_run(struct ckvm_vcpu *vcpu,
 /*
  * Goes on with that run, its limits and clock: after CKVM_ACCESS, once the
  * access is answered (or not: all ones); after CKVM_EXIT, if the caller has
- * handled it; after -EINTR. -ESRCH if there is nothing to go on with.
+ * handled it; after "signal". -ESRCH if there is nothing to go on with.
  */
 CKVM_API int ckvm_vcpu_continue(struct ckvm_vcpu *vcpu);
 

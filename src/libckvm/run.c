@@ -82,6 +82,9 @@ static int enter_attended(struct ckvm_vcpu *vcpu)
 
 /* The loop ---------------------------------------------------------------- */
 
+/* Beside enum ckvm_end: -EINTR of the run, which is no callback's. */
+#define SIGNAL (CKVM_EXITS + 1)
+
 /* KVM_RUN came back without an exit: why? GO_ON if for nothing. */
 static int woken(struct ckvm_vcpu *vcpu)
 {
@@ -117,7 +120,7 @@ static int woken(struct ckvm_vcpu *vcpu)
 		return CKVM_EXITS;
 	/* To finish an instruction is no signal; a wake meanwhile is one. */
 	if (vcpu->limit_flags & CKVM_LIMIT_SIGNALS && (!finished || waked))
-		return ckvm__fail("signal", -EINTR);
+		return SIGNAL;
 	return GO_ON;
 }
 
@@ -203,7 +206,7 @@ handled:
 
 static bool is_open(int end)
 {
-	return end == CKVM_ACCESS || end == CKVM_EXIT || end == -EINTR;
+	return end == CKVM_ACCESS || end == CKVM_EXIT || end == SIGNAL;
 }
 
 /* Nobody will go on with the run that is open. */
@@ -322,7 +325,7 @@ run(struct ckvm_vcpu *vcpu, int (*body)(struct ckvm_vcpu *), uint64_t now)
 	/* Closed at the last moment, there is nothing to go on with. */
 	if (unlikely(ckvm__vcpu_drop(vcpu)) && end >= 0)
 		return ckvm__fail("closed", -EBADF);
-	return end;
+	return unlikely(end == SIGNAL) ? ckvm__fail("signal", -EINTR) : end;
 }
 
 static __attribute__((noinline)) int run_loop(struct ckvm_vcpu *vcpu,

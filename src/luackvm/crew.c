@@ -29,7 +29,7 @@ static int run_one(lua_State *L)
 	lua_settop(L, 1);
 	luackvm_check(L, 1, &luackvm_vcpu);
 	end = luackvm_run_with(L, &crew->limits);
-	if (end == -EINTR)
+	if (luackvm_is_signal(end))
 		return 0; /* relieved */
 	results = luackvm_push_end(L, end);
 	lua_pushvalue(L, 1);

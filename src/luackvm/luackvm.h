@@ -6,6 +6,9 @@
 #ifndef LUACKVM_H
 #define LUACKVM_H
 
+#include <errno.h>
+#include <string.h>
+
 #include "box.h"
 #include "fields.h"
 #include "thread.h"
@@ -207,6 +210,12 @@ int luackvm_kick(lua_State *L);
  * CKVM_LIMIT_SIGNALS. Raises.
  */
 int luackvm_run_with(lua_State *L, const struct ckvm_limits *limits);
+
+/* Such an end, which is no error: not the same number of a C callback. */
+static inline bool luackvm_is_signal(int end)
+{
+	return unlikely(end == -EINTR) && !strcmp(ckvm_errop(), "signal");
+}
 
 /* Before a run of the vCPU whose box is on top: no value was given to stop. */
 void luackvm_forget_stop(lua_State *L);

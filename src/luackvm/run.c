@@ -142,7 +142,7 @@ static int serve(lua_State *L, struct ckvm_lua *lua, struct ckvm_vcpu *vcpu,
 	int args;
 
 	for (;;) {
-		if (unlikely(end == -EINTR)) {
+		if (luackvm_is_signal(end)) {
 			luackvm_check_interrupt(L, lua);
 			if (luackvm_push_event(L, vcpu, &args)) {
 				context = make_context(vcpu, CALL_WRITE);
@@ -299,7 +299,7 @@ int luackvm_push_end(lua_State *L, int end)
 {
 	struct ckvm_vcpu *vcpu = vcpu_of(L);
 
-	if (end == -EINTR)
+	if (luackvm_is_signal(end))
 		end = CKVM_KICKED; /* within a handler, by the end of vm:run */
 	if (end < 0)
 		return luackvm_fail(L, end, NULL);

@@ -168,6 +168,20 @@ static void callback_that_fails_ends_the_run_with_its_error(void)
 	guest_close(&guest);
 }
 
+static void callback_that_fails_as_signals_do_ends_the_run_as_well(void)
+{
+	struct ckvm_limits limits = { .size = sizeof(limits),
+				      .flags = CKVM_LIMIT_SIGNALS };
+
+	WITH_DEVICE(OUT_10 HLT);
+	device.result = -EINTR;
+	CHECK_FAILS(ckvm_vcpu_run(guest.vcpu, &limits), EINTR, "range");
+	CHECK_FAILS(ckvm_vcpu_continue(guest.vcpu), ESRCH, "run");
+	CHECK(guest_halts(&guest));
+	CHECK_EQ(device.writes, 1);
+	guest_close(&guest);
+}
+
 static void callback_that_fails_a_read_has_answered_it_all_the_same(void)
 {
 	WITH_DEVICE(IN_10 HLT);
@@ -929,6 +943,7 @@ int main(int argc, char **argv)
 	PROMISE(callback_of_an_address_is_told_about_the_access);
 	PROMISE(callback_that_returns_1_ends_the_run_after_the_exit);
 	PROMISE(callback_that_fails_ends_the_run_with_its_error);
+	PROMISE(callback_that_fails_as_signals_do_ends_the_run_as_well);
 	PROMISE(callback_that_fails_a_read_has_answered_it_all_the_same);
 	PROMISE(missing_callback_leaves_the_direction_unclaimed);
 	PROMISE(stop_acts_after_a_whole_string_instruction);

@@ -92,6 +92,36 @@ static void an_interrupt_ends_it(void)
 	lua_close(L);
 }
 
+static int fail_as_signals_do(void *opaque, struct ckvm_vcpu *vcpu,
+			      uint64_t address, const void *data, size_t length)
+{
+	(void)opaque, (void)vcpu, (void)address, (void)data, (void)length;
+	return -EINTR;
+}
+
+static void an_error_of_the_host_s_range_is_no_signal(void)
+{
+	static const struct ckvm_ops ops = { .size = sizeof(ops),
+					     .write = fail_as_signals_do };
+	lua_State *L = open_state();
+
+	run(L, "vm = ckvm.open():create_vm()\n"
+	       "vm:add_memory { gpa = 0, size = 0x2000 }\n"
+	       "vm:write(0x1000, '\\xe6\\x10\\xeb\\xfc')\n"
+	       "local vcpu = vm:create_vcpu(0)\n"
+	       "vcpu:set_sregs { cs = { base = 0, selector = 0 } }\n"
+	       "vcpu:set_regs { rip = 0x1000, rflags = 2 }\n"
+	       "return vm");
+	NEED(ckvm_vm_attach_io(ckvm_lua_to_vm(L, -1), 0x10, 1, &ops, NULL,
+			       NULL));
+	run(L, "for _, what in ipairs { vm.vcpus[1], vm } do\n"
+	       "  local ok, err = pcall(what.run, what, { timeout = 20 })\n"
+	       "  assert(not ok and err.code == 'EINTR', tostring(err))\n"
+	       "  assert(err.call == 'range', err.call)\n"
+	       "end");
+	lua_close(L);
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -99,5 +129,6 @@ int main(int argc, char **argv)
 	test_needs_kvm();
 	PROMISE(several_threads_are_in_a_state);
 	PROMISE(an_interrupt_ends_it);
+	PROMISE(an_error_of_the_host_s_range_is_no_signal);
 	return test_end();
 }
