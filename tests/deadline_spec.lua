@@ -19,7 +19,45 @@ local function nothing() end
 -- Handlers that run a guest up to their own deadline are stopped if they come back from it later
 -- than the timeout once more, or than a second: a busy machine needs that time.
 local DEADLINE <const> = { timeout = 1 }
+local LATE <const> = { timeout = 0.5 } -- the same, where what comes back is an error
 local SUSPENDED <const> = { timeout = 0.3 } -- of runs that are not on when it has passed
+
+-- What a run raises whose handler does not come back. Where the machine is busy its time may be up
+-- before the guest calls the handler: then the run goes on.
+local function overrun(vcpu)
+  for _ = 1, 50 do
+    local exits <const> = vcpu.stats.total
+    local done, what = pcall(vcpu.run, vcpu, { timeout = 0.1 })
+    if not done then return what end
+    assert(vcpu.stats.total == exits, "it has called its handler, and ends with " .. what)
+  end
+  error("no handler is called")
+end
+
+local absent = 0 -- seconds that went by on purpose
+
+-- Calls fn, while a run is suspended.
+local function meanwhile(fn)
+  local from <const> = ckvm.now()
+  fn()
+  absent = absent + ckvm.now() - from
+end
+
+-- A test of runs that take moments, and are suspended for longer than their timeout. Where the
+-- machine is busy they may take that long themselves, and what comes of it says nothing: it is
+-- tried again.
+local function patient(test)
+  return function()
+    for i = 1, 20 do
+      local from <const> = ckvm.now()
+      absent = 0
+      local done, err = pcall(test)
+      if done then return end
+      local took <const> = ckvm.now() - from - absent
+      if took < SUSPENDED.timeout or i == 20 then error(err, 0) end
+    end
+  end
+end
 
 -- A guest that goes on for long after that, with no limit, until its handler stops it.
 local function long()
@@ -59,20 +97,20 @@ describe("a timeout", function()
 
   it("ends a guest that always exits, whoever answers", function()
     local vcpu, vm = quiet(OUTS)
-    assert.equal("timeout", (vcpu:run { timeout = 0.01 }))
+    assert.equal("timeout", (vcpu:run(LATE)))
     local _, other_vm, other = guest(OUTS)
     other_vm:attach_io { port = 0x10, value = 0 }
     assert.equal("timeout", (other:run { timeout = 0.01 }))
     vm:on("hlt", nothing)
     vm:write(0x1000, "\xf4\xeb\xfd") -- 1: hlt; jmp 1b
     vcpu:set_regs { rip = 0x1000 }
-    assert.equal("timeout", (vcpu:run { timeout = 0.01 }))
+    assert.equal("timeout", (vcpu:run(LATE)))
   end)
 
   it("ends one whose handlers yield", function()
     local _, vm, vcpu = guest(OUTS)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local co = coroutine.create(function() return (vcpu:run { timeout = 0.01 }) end)
+    local co = coroutine.create(function() return (vcpu:run(LATE)) end)
     local why
     repeat why = select(2, coroutine.resume(co)) until why
     assert.equal("timeout", why)
@@ -82,7 +120,8 @@ describe("a timeout", function()
     local vcpu = quiet(SPIN)
     assert.equal("timeout", (vcpu:run { timeout = 0.001 }))
     for _ = 1, 20 do
-      assert.equal("hlt", (quiet(OUT .. HLT):run { timeout = 0.3 }))
+      assert.equal("hlt", (quiet(OUT .. HLT):run(LIMITS)))
+      quiet(OUT .. HLT):run { timeout = 0.3 }
     end
     local other <const> = quiet(SPIN) -- past the deadlines of all of these
     assert.equal("timeout", (other:run { timeout = 0.4 }))
@@ -143,20 +182,20 @@ describe("a timeout", function()
     assert.equal("timeout", why)
   end)
 
-  it("stands still while the run is suspended", function()
+  it("stands still while the run is suspended", patient(function()
     local _, vm, vcpu = guest(OUT .. INC_BX .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.3 }) end)
+    local run = coroutine.wrap(function() return (vcpu:run(SUSPENDED)) end)
     run()
-    assert.equal("timeout", (quiet(SPIN):run { timeout = 0.35 })) -- time goes by
+    meanwhile(function() assert.equal("timeout", (quiet(SPIN):run { timeout = 0.35 })) end)
     assert.equal("hlt", run())
     assert.equal(1, vcpu.regs.rbx)
-  end)
+  end))
 
   -- Time goes by, and no run notices.
   local function dawdle()
-    local start <const> = os.clock()
-    repeat until os.clock() - start > 0.35
+    local start <const> = ckvm.now()
+    repeat until ckvm.now() - start > 0.35
   end
 
   -- A run in a coroutine, as far as its handler's first yield; then time goes by.
@@ -167,41 +206,41 @@ describe("a timeout", function()
     end)
     local run = coroutine.wrap(function() return (vcpu:run(limits)) end)
     run()
-    dawdle()
+    meanwhile(dawdle)
     return run
   end
 
-  it("stands still for the handler, too, when it is resumed", function()
+  it("stands still for the handler, too, when it is resumed", patient(function()
     local why
     local run = suspend(function() why = quiet(HLT):run() end, SUSPENDED)
     assert.equal("hlt", run())
     assert.equal("hlt", why)
-  end)
+  end))
 
-  it("stands still for every run that the coroutine is in", function()
+  it("stands still for every run that the coroutine is in", patient(function()
     local whys = {}
     local inner = calling(function()
       coroutine.yield()
       table.insert(whys, (quiet(HLT):run()))
     end)
     local run = suspend(function()
-      table.insert(whys, (inner:run { timeout = 0.2 }))
+      table.insert(whys, (inner:run(SUSPENDED)))
       table.insert(whys, (quiet(HLT):run()))
     end, SUSPENDED)
     run() -- to the yield within
-    dawdle()
+    meanwhile(dawdle)
     assert.equal("hlt", run())
     assert.same({ "hlt", "hlt", "hlt" }, whys)
-  end)
+  end))
 
   it("goes on for a handler whenever it is resumed, as long as it takes", function()
-    local spinning, why = quiet(SPIN), nil
+    local spinning, brief, why = quiet(SPIN), quiet(HLT), nil
     local vcpu = calling(function()
       for _ = 1, 8 do
         spinning:run { timeout = 0.2 }
         coroutine.yield()
       end
-      why = quiet(HLT):run()
+      why = brief:run()
     end)
     local run = coroutine.wrap(function() return (vcpu:run(DEADLINE)) end)
     for _ = 1, 8 do run() end
@@ -215,27 +254,27 @@ describe("a timeout", function()
     coroutine.resume(co)
     coroutine.close(co)
     assert.equal("hlt", (quiet(OUT .. HLT):run()))
-    local sum = 0
-    for i = 1, 3000000 do sum = sum + i end -- longer than any grace
-    assert.equal(4500001500000, sum)
+    dawdle() -- for longer than any grace
   end)
 
-  it("of a suspended run ends no other", function()
+  it("of a suspended run ends no other", patient(function()
     local _, vm, vcpu = guest(OUT .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.3 }) end)
+    local run = coroutine.wrap(function() return (vcpu:run(SUSPENDED)) end)
     run()
-    assert.equal("timeout", (quiet(SPIN):run { timeout = 0.4 })) -- time goes by
-    assert.equal("hlt", (quiet(OUT .. INC_BX .. HLT):run()))
+    meanwhile(function()
+      assert.equal("timeout", (quiet(SPIN):run { timeout = 0.4 }))
+      assert.equal("hlt", (quiet(OUT .. INC_BX .. HLT):run()))
+    end)
     assert.equal("hlt", run())
-  end)
+  end))
 
-  it("of a suspended run, once it has passed, keeps no other from going on", function()
+  it("of a suspended run, once it has passed, keeps no other from going on", patient(function()
     local _, suspended_vm, suspended = guest(OUT .. HLT)
     suspended_vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local co = coroutine.create(function() suspended:run { timeout = 0.2 } end)
+    local co = coroutine.create(function() suspended:run(SUSPENDED) end)
     coroutine.resume(co)
-    ckvm.eventfd():wait { timeout = 0.21 } -- time goes by
+    meanwhile(function() ckvm.eventfd():wait { timeout = 0.31 } end)
     local WAIT <const> = "\xb9\xff\xff\xe2\xfe" -- mov $0xffff, %cx; 1: loop 1b
     local _, vm, vcpu = guest(WAIT .. OUT .. WAIT .. OUT .. HLT)
     local count = 0
@@ -243,21 +282,21 @@ describe("a timeout", function()
     assert.equal("hlt", (vcpu:run()))
     assert.equal(2, count)
     assert.equal("suspended", coroutine.status(co))
-  end)
+  end))
 
-  it("of a suspended run stands still within the handler of another", function()
+  it("of a suspended run stands still within the handler of another", patient(function()
     local _, vm, vcpu = guest(OUT .. INC_BX .. HLT)
     vm:attach_io { port = 0x10, write = function() coroutine.yield() end }
-    local run = coroutine.wrap(function() return (vcpu:run { timeout = 0.3 }) end)
+    local run = coroutine.wrap(function() return (vcpu:run(SUSPENDED)) end)
     local why
     local outer = calling(function()
       run()
-      quiet(SPIN):run { timeout = 0.35 }
+      meanwhile(function() quiet(SPIN):run { timeout = 0.35 } end)
       why = run()
     end)
     assert.equal("hlt", (outer:run(LIMITS)))
     assert.equal("hlt", why)
-  end)
+  end))
 end)
 
 describe("a handler that is still running after the deadline", function()
@@ -268,19 +307,19 @@ describe("a handler that is still running after the deadline", function()
   it("is stopped with an error, at any kind of exit", function()
     for _, code in ipairs { IN, OUT } do
       local vcpu = calling(spin, code)
-      contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+      contains("deadline", overrun(vcpu))
       assert.equal("hlt", (vcpu:run(LIMITS)))
     end
     local vcpu, vm = quiet(HLT)
     vm:on("hlt", spin)
-    contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+    contains("deadline", overrun(vcpu))
   end)
 
   it("is stopped within functions it calls", function()
     local vcpu = calling(function()
       table.sort({ 1, 2, 3, 4 }, spin)
     end)
-    contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+    contains("deadline", overrun(vcpu))
   end)
 
   it("is stopped in a loop of calls into C", function()
@@ -288,22 +327,22 @@ describe("a handler that is still running after the deadline", function()
       local text = ("x"):rep(100)
       while true do text:find("y", 1, true) end
     end)
-    contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+    contains("deadline", overrun(vcpu))
   end)
 
   it("is stopped in a coroutine that it resumed", function()
     local vcpu = calling(function() coroutine.wrap(spin)() end)
-    contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+    contains("deadline", overrun(vcpu))
     local ok, message
     vcpu = calling(function() ok, message = coroutine.resume(coroutine.create(spin)) end)
-    assert.equal("timeout", (vcpu:run { timeout = 0.1 }))
+    assert.equal("timeout", (vcpu:run(LATE)))
     assert.is_false(ok)
     contains("deadline", message)
   end)
 
   it("is stopped when the run itself is in a coroutine", function()
     local vcpu = calling(spin)
-    local co = coroutine.create(function() vcpu:run { timeout = 0.1 } end)
+    local co = coroutine.create(function() vcpu:run(LATE) end)
     contains("deadline", select(2, coroutine.resume(co)))
   end)
 
@@ -312,7 +351,7 @@ describe("a handler that is still running after the deadline", function()
       coroutine.yield()
       spin()
     end)
-    local co = coroutine.create(function() vcpu:run { timeout = 0.1 } end)
+    local co = coroutine.create(function() vcpu:run(LATE) end)
     coroutine.resume(co)
     contains("deadline", select(2, coroutine.resume(co)))
   end)
@@ -332,7 +371,7 @@ describe("a handler that is still running after the deadline", function()
           coroutine.yield()
           spin()
         end)
-        local co = coroutine.create(function() vcpu:run { timeout = 0.2 } end)
+        local co = coroutine.create(function() vcpu:run { timeout = 0.5 } end)
         coroutine.resume(co)
         local resume = meanwhile(co) or coroutine.resume
         print(what, select(2, resume(co)))
@@ -356,7 +395,7 @@ describe("a handler that is still running after the deadline", function()
           return table.unpack(result)
         end
       end)
-    ]], { shell = "ulimit -t 10" }) -- of the processor's seconds
+    ]], { shell = "ulimit -t 40" }) -- of the processor's seconds
     assert.equal(0, status)
     local count = 0
     for line in out:gmatch("[^\n]+") do
@@ -369,7 +408,7 @@ describe("a handler that is still running after the deadline", function()
   it("may catch that error, and the run then times out", function()
     local ok, message
     local vcpu = calling(function() ok, message = pcall(spin) end)
-    assert.equal("timeout", (vcpu:run { timeout = 0.1 }))
+    assert.equal("timeout", (vcpu:run(LATE)))
     assert.is_false(ok)
     contains("deadline", message)
     assert.equal("hlt", (vcpu:run(LIMITS)))
@@ -381,8 +420,8 @@ describe("a handler that is still running after the deadline", function()
       local _, vm, vcpu = require("support").real_mode("\xe6\x10\xf4")
       local function spin() while true do end end
       vm:attach_io { port = 0x10, write = function() while true do pcall(spin) end end }
-      print(pcall(vcpu.run, vcpu, { timeout = 0.1 }))
-    ]], { shell = "ulimit -t 3" }) -- of the processor's seconds
+      print(pcall(vcpu.run, vcpu, { timeout = 0.5 }))
+    ]], { shell = "ulimit -t 20" }) -- of the processor's seconds
     assert.equal(0, status)
     contains("deadline", out)
   end)
@@ -406,7 +445,7 @@ describe("a handler that is still running after the deadline", function()
         within()
         spin()
       end)
-      contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+      contains("deadline", overrun(vcpu))
     end
   end)
 
@@ -420,14 +459,14 @@ describe("a handler that is still running after the deadline", function()
         within(vcpu)
         spin()
       end)
-      contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+      contains("deadline", overrun(vcpu))
     end
   end)
 
   it("is stopped by the deadline of a run around its own", function()
     local inner = calling(spin)
     local vcpu = calling(function() inner:run() end)
-    contains("deadline", error_of(vcpu.run, vcpu, { timeout = 0.1 }))
+    contains("deadline", error_of(vcpu.run, vcpu, LATE))
     assert.equal("hlt", (inner:run(LIMITS)))
   end)
 
@@ -446,13 +485,12 @@ describe("a handler that is still running after the deadline", function()
   it("leaves no hook behind, and no deadline for the script", function()
     local vcpu = calling(spin)
     for _ = 1, 3 do
-      error_of(vcpu.run, vcpu, { timeout = 0.05 })
+      overrun(vcpu)
       vcpu.regs.rip = 0x1000
     end
     assert.is_nil((debug.gethook()))
-    local sum = 0
-    for i = 1, 3000000 do sum = sum + i end -- longer than any grace
-    assert.equal(4500001500000, sum)
+    local start <const> = ckvm.now()
+    repeat until ckvm.now() - start > 0.2 -- longer than the grace of these
     assert.is_nil((debug.gethook()))
   end)
 
@@ -460,10 +498,9 @@ describe("a handler that is still running after the deadline", function()
     local vcpu = calling(spin)
     local function hook() end
     debug.sethook(hook, "l", 100000)
-    local ok, message = pcall(vcpu.run, vcpu, { timeout = 0.1 })
+    local message = overrun(vcpu)
     local got, mask, count = debug.gethook()
     debug.sethook()
-    assert.is_false(ok)
     contains("deadline", message)
     assert.equal(hook, got)
     assert.same({ "l", 100000 }, { mask, count })
