@@ -89,7 +89,7 @@ describe("INT 15h", function()
       g.vcpu:set_regs { rax = 0x8600, rcx = micro >> 16, rdx = micro & 0xffff }
     end
     start(0xffffffff)
-    assert.equal("timeout", (g.vcpu:run { timeout = 0.02 }))
+    assert.equal("timeout", (g.vcpu:run { timeout = 0.5 }))
     g.vm:after(0.02, function(vcpu) vcpu:kick() end)
     assert.equal("kicked", (g.vcpu:run(support.LIMITS)))
     start(1000)
