@@ -390,8 +390,8 @@ describe("boot.lua", function()
     -- Runs an image, interrupts it when it prints, and returns what is printed on standard error.
     local function interrupt(path)
       local errors = directory .. "/errors"
-      local pipe = io.popen(("sh -c 'echo $$; exec %s %s %s 2>%s' </dev/null"):format(
-        support.program(), script, path, errors))
+      local pipe = io.popen(("exec timeout -k 5 60 sh -c 'echo $$; exec %s %s %s 2>%s' </dev/null")
+        :format(support.program(), script, path, errors))
       local pid = pipe:read("l")
       assert.equal(".", pipe:read(1))
       assert(os.execute("kill -INT " .. pid))
