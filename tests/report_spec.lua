@@ -6,7 +6,7 @@ local support = require "support"
 local x86 = require "ckvm.x86"
 
 local contains = support.contains
-local SHORT <const> = { timeout = 0.3 } -- for those that would never end
+local SHORT <const> = { timeout = 1 } -- for those that would never end
 local UD2 <const> = "\x0f\x0b"
 
 local function lines_of(text)

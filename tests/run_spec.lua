@@ -440,7 +440,7 @@ describe("vcpu:run_once", function()
     local inner, why = quiet(SPIN), nil
     local _, vm, vcpu = guest(OUT .. HLT)
     vm:attach_io { port = 0x10, write = function() why = inner:run_once() end }
-    assert.equal("timeout", (vcpu:run { timeout = 0.1 }))
+    assert.equal("timeout", (vcpu:run { timeout = 1 }))
     assert.equal("timeout", why)
   end)
 

@@ -88,7 +88,7 @@ describe("vCPUs with an irqchip", function()
       count, last = count + 1, vcpu.id
       if count == times then vcpu:stop() end
     end }
-    assert.equal("stopped", (vm:run { timeout = 60 }))
+    assert.equal("stopped", (vm:run { timeout = 600 }))
     assert.equal(times, count)
   end)
 

@@ -106,7 +106,7 @@ describe("vm:run", function()
     local inner = machine(SPIN, SPIN)
     local why
     local vcpu = support.calling(function() why = inner:run() end)
-    assert.equal("timeout", vcpu:run { timeout = 0.2 })
+    assert.equal("timeout", vcpu:run { timeout = 1 }) -- a handler may be late by as much
     assert.equal("timeout", why)
   end)
 
@@ -287,7 +287,7 @@ describe("vm:run", function()
   it("stops a handler that goes on for long after the deadline", function()
     local vm = machine(OUT, SPIN)
     vm:attach_io { port = 0x10, write = function() while true do end end }
-    support.contains("handler still running", support.error_of(vm.run, vm, { timeout = 0.2 }))
+    support.contains("handler still running", support.error_of(vm.run, vm, { timeout = 0.5 }))
   end)
 
   it("cannot be called by a handler of its own", function()
@@ -363,7 +363,8 @@ describe("vm:run", function()
           co()
           vcpu:stop()
         end }
-        for _ = 1, 5 do vm:run { timeout = 0.05 } end -- some ends are kept
+        -- Some ends are kept. On a busy machine a handler may be too late, which is an error.
+        for _ = 1, 5 do pcall(vm.run, vm, { timeout = 0.05 }) end
       end)()
     end
     support.collect()
