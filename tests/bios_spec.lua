@@ -190,10 +190,14 @@ describe("bios.install", function()
     blames("vcpu: vCPU expected, got nil", g.bios.boot, g.bios)
     blames("bytes: string expected, got nil", g.bios.type, g.bios)
     g = make { disk = disk.new(("\0"):rep(512)) }
-    contains("disk: signature at 0x1fe: 0x0 is not 0xaa55",
+    contains("disk: is not bootable: signature at 0x1fe: 0x0 is not 0xaa55",
       support.error_of(g.bios.boot, g.bios, g.vcpu))
     g = make { disk = disk.new("x") }
-    contains("disk: signature", support.error_of(g.bios.boot, g.bios, g.vcpu))
+    contains("disk: is not bootable: ", support.error_of(g.bios.boot, g.bios, g.vcpu))
+    g = make { disk = disk.new("QFI\xfb") }
+    contains("disk: is a qcow2 disk image: ", support.error_of(g.bios.boot, g.bios, g.vcpu))
+    contains("image: is compressed with gzip: ", support.error_of(g.bios.boot, g.bios, g.vcpu,
+      { image = "\x1f\x8b\x08" }))
     local closed = disk.new(sector("\xf4"))
     closed:close()
     g = make { disk = closed }

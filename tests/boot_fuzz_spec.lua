@@ -80,6 +80,10 @@ local changes <const> = {
     local part = bytes:sub(from + 1, from + size)
     return bytes:sub(1, to) .. part .. bytes:sub(to + 1 + #part)
   end,
+  function(bytes) -- a program of EFI, or nearly
+    return "MZ" .. bytes:sub(3, 0x3c) .. string.pack("<I4", number() & 0xffffffff)
+      .. bytes:sub(0x41)
+  end,
 }
 
 -- The checksum is to be right in most, or nothing behind it is looked at.

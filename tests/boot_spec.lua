@@ -113,6 +113,62 @@ describe("ckvm.boot:", function()
       assert.equal("elf", boot.detect "\x7fELF")
       assert.equal("elf", boot.detect(images.elf { code = "\xf4" }))
     end)
+
+    -- Of images that no format is for: what is said of each.
+    local FOREIGN <const> = {
+      ["is compressed with gzip: unpack it first"] = "\x1f\x8b\x08\0",
+      ["is compressed with xz: unpack it first"] = "\xfd7zXZ\0",
+      ["is compressed with zstd: unpack it first"] = "\x28\xb5\x2f\xfd",
+      ["is compressed with bzip2: unpack it first"] = "BZh91AY&SY",
+      ["is compressed with lz4: unpack it first"] = "\x02\x21\x4c\x18",
+      ["is compressed with lzop: unpack it first"] = "\x89LZO\0\r\n\x1a\n",
+      ["is compressed with zip: unpack it first"] = "PK\3\4",
+      ["is a tar archive: unpack it first"] = ("\0"):rep(257) .. "ustar\0",
+      ["is a cpio archive: as an initrd it goes beside a kernel"] = "070701000001",
+      ["is a qcow2 disk image: convert it with qemu-img convert -O raw"] = "QFI\xfb\0\0\0\3",
+      ["is a VMDK disk image: convert it with qemu-img convert -O raw"] = "KDMV",
+      ["is a VHDX disk image: convert it with qemu-img convert -O raw"] = "vhdxfile",
+      ["is a VHD disk image: convert it with qemu-img convert -O raw"] = "conectix",
+      ["is a VDI disk image: convert it with qemu-img convert -O raw"] =
+        ("\0"):rep(64) .. "\x7f\x10\xda\xbe",
+      ["is a program of EFI or Windows"] = "MZ" .. ("\0"):rep(58) .. "\x40\0\0\0PE\0\0",
+      ["is a script"] = "#!/bin/sh\n:\n",
+      ["is a text file"] = "# Notes\n\nWhat there is to know of it.\n",
+    }
+
+    it("has none for files that are known to be no image, and says what they are", function()
+      for words, bytes in pairs(FOREIGN) do
+        local name, why = boot.detect(bytes)
+        assert.is_nil(name)
+        local advised <const> = words:find ": "
+        assert.equal(advised and words
+          or words .. ": to run it as bare code, tell the format 'flat'", why)
+        refuses(why, bytes)
+        refuses(words, bytes .. ("more\n"):rep(128), { format = "sector" })
+        assert.equal("flat", load(bytes, { format = "flat" }).format)
+      end
+    end)
+
+    it("has none for them where they end as firmware does", function()
+      assert.is_nil((boot.detect("QFI\xfb" .. images.bios(""):sub(5))))
+    end)
+
+    it("takes for code what only looks a little like another file", function()
+      for _, code in ipairs {
+        "\x1f\x8b", "\x1f\x8b\x09", "QFI",
+        "MZ", "MZ" .. ("\0"):rep(58) .. "\xff\xff\xff\xff",
+        "#!\n", "#! \xf4\n", "X5O!P%@AP[4\\PZX54(P^)7CC)7}$", "a\nb\n", ("a"):rep(600),
+        "\xf4" .. ("of text\n"):rep(20), ("A"):rep(100) .. "\n\n\xf4",
+      } do
+        assert.equal("flat", boot.detect(code))
+      end
+    end)
+
+    it("has a format for what is text, and an image nevertheless", function()
+      local disk = ("a line of text\n"):rep(40):sub(1, 510) .. "\x55\xaa"
+      assert.equal("sector", boot.detect(disk))
+      assert.equal("bzimage", boot.detect("MZ" .. images.bzimage({}):sub(3)))
+    end)
   end)
 
   describe("a flat binary", function()
@@ -151,7 +207,8 @@ describe("ckvm.boot:", function()
     end)
 
     it("is refused without a signature, or whole memory", function()
-      refuses("signature at 0x1fe: 0x0 is not 0xaa55", ("\0"):rep(512), { format = "sector" })
+      refuses("is not bootable: signature at 0x1fe: 0x0 is not 0xaa55",
+        ("\0"):rep(512), { format = "sector" })
       refuses("signature: offset 0x1fe + 0x2 bytes is beyond the image, which ends at 0x1ff",
         ("\0"):rep(511), { format = "sector" })
       refuses("sector: address 0x7c00 + size 0x200 is beyond memory, which ends at 0x7dff",

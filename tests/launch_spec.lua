@@ -57,6 +57,7 @@ describe("launch.conflict", function()
       { image = "\xf4", mode = "long", cpus = 2 },
       { image = images.bios "\xf4", format = "bios", disk = file },
       { image = images.multiboot { code = "\xf4" }, cmdline = "a", initrd = "b", disk = file },
+      { image = "QFI\xfb", at = 0x1000, disk = file }, -- it is refused by what it is
     } do
       assert.same({}, conflict(options))
     end

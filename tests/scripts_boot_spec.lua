@@ -312,6 +312,23 @@ describe("boot.lua", function()
       refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
     end)
 
+    it("files that are no image, and disks of other kinds, unless the format is told", function()
+      local packed <const> = image("vmlinux.gz", "\x1f\x8b\x08\0")
+      local line <const> = packed .. ": is compressed with gzip: unpack it first"
+      refuses(1, line, packed)
+      refuses(1, line, "--at", "64K", "--append", "quiet", packed)
+      local notes <const> = image("README.md", ("A line of text.\n"):rep(4))
+      refuses(1, notes .. ": is a text file: to run it as bare code, tell the format 'flat'", notes)
+      local disk <const> = image("disk.qcow2", "QFI\xfb\0\0\0\3" .. ("\0"):rep(1024))
+      refuses(1, disk .. ": is a qcow2 disk image: convert it with qemu-img convert -O raw",
+        "--disk", disk)
+      local data <const> = image("data.img", ("\0"):rep(1024))
+      refuses(1, data .. ": is not bootable: signature at 0x1fe: 0x0 is not 0xaa55", "--disk", data)
+      local code <const> = image("code", "\xf4BZh1AY&SY") -- hlt, and as bzip2 has it
+      refuses(1, code .. ": is compressed with bzip2: unpack it first", code)
+      expect(0, "", "boot.lua: hlt at rip 0x7c01 after 1 exit\n", "--format", "flat", code)
+    end)
+
     it("an image whose name looks like a line of code", function()
       for _, name in ipairs { "img:5", "img:5: 6", "a.lua:5" } do
         local path = image(name, images.patch(images.elf { code = "\xf4" }, 18, "<I2", 0x28))

@@ -13,6 +13,7 @@ local boot = {}
 
 local acpi = require "ckvm.acpi"
 local check = require "ckvm.check"
+local foreign = require "ckvm.boot.foreign"
 local image = require "ckvm.boot.image"
 local ram = require "ckvm.boot.ram"
 local x86 = require "ckvm.x86"
@@ -23,6 +24,10 @@ local FORMATS <const> = {
 }
 local formats <const> = {}
 for _, name in ipairs(FORMATS) do formats[name] = require("ckvm.boot." .. name) end
+
+-- Their tests ask for so little that files of other kinds pass them, too.
+local WEAK <const> = { bios = true, flat = true }
+local AS_CODE <const> = "to run it as bare code, tell the format 'flat'"
 
 -- Bytes of memory, below 4 GiB and above.
 local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 << 30
@@ -35,17 +40,25 @@ local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 <<
 -- or else with one of Multiboot 1 in its first 8192. `"pvh"`: an ELF file with a note of Xen's
 -- PHYS32_ENTRY, as a vmlinux is. `"elf"`: any other ELF file. `"sector"`: the first sector of a
 -- disk, or all of a disk, with 0x55 0xaa at 510. `"bios"`: a PC's firmware, of up to 16 MiB in
--- units of 64 KiB, with a jump 16 bytes before its end. `"flat"`: nothing of these.
+-- units of 64 KiB, with a jump 16 bytes before its end. `"flat"`: nothing of these. A file of a
+-- known kind that is no image has no format: one that is compressed, an archive, a disk image that
+-- is not raw, a program of EFI, lines of text.
 -- @tparam string bytes the whole image
--- @treturn string the name of a format
+-- @treturn string|nil the name of a format; nil if there is none
+-- @treturn[opt] string what it is, behind nil, and what is to be done with it
 -- @raise only for misuse
 -- @usage
 -- local boot = require "ckvm.boot"
 -- assert(boot.detect("\xf4") == "flat")
+-- print(boot.detect("\x1f\x8b\x08")) -- nil	is compressed with gzip: unpack it first
 function boot.detect(bytes)
   check.argument("bytes", bytes, "string")
   for _, name in ipairs(FORMATS) do
-    if formats[name].detect(bytes) then return name end
+    if formats[name].detect(bytes) then
+      local other = WEAK[name] and foreign.describe(bytes, AS_CODE)
+      if other then return nil, other end
+      return name
+    end
   end
 end
 
@@ -88,6 +101,14 @@ local function check_values(options)
   for _, module in ipairs(options.modules or {}) do check_text("cmdline", module.cmdline) end
 end
 
+-- The format's name. What is known to be no image is none of bare code either, unless told.
+local function format_of(file, options)
+  local name, why = options.format, nil
+  if not name then name, why = boot.detect(file.bytes) end
+  if not name then file:fail("%s", why) end
+  return name
+end
+
 --- Loads an image into memory, with what its format says that it is to find there.
 --
 -- A flat binary and a sector start in real mode, at `at` and at 0x7c00, with the stack below; a
@@ -121,7 +142,8 @@ end
 -- @tparam[opt=0] integer options.high_memory bytes of more memory, which begins at 4 GiB
 -- @tparam[opt] table options.acpi what the guest is to find as ACPI tables, as for
 -- `ckvm.acpi.tables`
--- @tparam[opt] string options.format its name, for what `ckvm.boot.detect` takes for another
+-- @tparam[opt] string options.format its name, for what `ckvm.boot.detect` takes for another, or
+-- for no image
 -- @tparam[opt=0x7c00] integer options.at address of a flat binary
 -- @tparam[opt] string options.cmdline for formats that have one
 -- @tparam[opt] table options.modules a list of `{ bytes =, cmdline = }`, for formats with modules
@@ -139,9 +161,9 @@ function boot.load(vm, bytes, options)
   for _, module in ipairs(options.modules or {}) do check.fields("module", module, MODULE) end
   check_values(options)
   if options.acpi then check.blame(function() acpi.tables(options.acpi, 0) end) end
-  local name = options.format or boot.detect(bytes)
-  check_taken(name, options)
   local file = image.new(bytes, options.name or "image")
+  local name = format_of(file, options)
+  check_taken(name, options)
   local memory = ram.new(file, options.memory, options.high_memory or 0, options.acpi)
   local start = formats[name].load(file, memory, options)
   start.format = name

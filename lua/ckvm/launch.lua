@@ -41,11 +41,12 @@ local OPTIONS <const> = {
   console = "table?", trace = "table?", kvm = "userdata?",
 }
 
--- What there is to boot: bare code by `mode`, what an image says that it is, or a disk.
+-- What there is to boot: bare code by `mode`, what an image says that it is, or a disk. An image of
+-- a kind that does not start has no format.
 local function format_of(options)
   if options.format then return options.format end
   if not options.image then return "sector" end
-  return options.mode and "flat" or boot.detect(options.image)
+  return options.mode and "flat" or (boot.detect(options.image))
 end
 
 local function is_real(options, format)
@@ -64,6 +65,7 @@ end
 function launch.conflict(options)
   check.options("conflict", options, OPTIONS)
   local format <const> = format_of(options)
+  if not format then return nil end -- whatever the options are, it is refused by what it is
   local is_code <const>, is_bios <const> = format == "flat", format == "bios"
   local is_kernel <const> = not is_code and not is_bios and format ~= "sector"
   local rules <const> = {

@@ -24,7 +24,7 @@ end
 
 local function load_image(bios, options)
   local format <const> = options.format or boot.detect(options.image)
-  if not STARTED[format] then
+  if format and not STARTED[format] then -- what has none is refused by name
     error(("%s: the format '%s' is none that a BIOS starts"):format(options.name or "image",
       format), 0)
   end

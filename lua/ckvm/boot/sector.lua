@@ -1,9 +1,12 @@
 -- The first sector of a disk, for ckvm.boot, as a BIOS starts it: 512 bytes at 0x7c00.
 
+local foreign = require "ckvm.boot.foreign"
+
 local sector = {}
 
 local SIZE <const>, START <const> = 512, 0x7c00
 local SIGNATURE <const>, AT <const> = 0xaa55, 510
+local NOT_BOOTABLE <const> = "is not bootable: signature at 0x%x: 0x%x is not 0x%x"
 local FIRST_DISK <const> = 0x80 -- as DL has it
 
 function sector.detect(bytes)
@@ -13,7 +16,8 @@ end
 function sector.load(image, ram)
   local found = image:unpack("<I2", AT, "signature")
   if found ~= SIGNATURE then
-    image:fail("signature at 0x%x: 0x%x is not 0x%x", AT, found, SIGNATURE)
+    image:fail("%s", foreign.describe(image.bytes)
+      or NOT_BOOTABLE:format(AT, found, SIGNATURE))
   elseif image.bytes:sub(0x203, 0x206) == "HdrS" then
     image:fail("header at 0x202: a bzImage is not started by its sector")
   end
