@@ -3,10 +3,12 @@
 --
 --   ckvm-lua scripts/boot.lua [options] [image]
 
+local boot = require "ckvm.boot"
 local ckvm = require "ckvm"
 local console = require "ckvm.console"
 local disk = require "ckvm.disk"
 local launch = require "ckvm.launch"
+local trace = require "ckvm.trace"
 
 local DEAD <const>, WRONG_USE <const>, INTERRUPTED <const> = 1, 2, 130 -- status
 
@@ -39,17 +41,52 @@ local function size_of(name, text)
   return number << shift
 end
 
+-- What a machine takes.
+local PAGE <const>, LEAST_MEMORY <const>, MOST_MEMORY <const> = 0x1000, 1 << 20, 256 << 30
+local MOST_CPUS <const> = 254 -- that a PC's tables have room for
+
+local function memory_of(name, text)
+  local size, message = size_of(name, text)
+  if not size then return nil, message end
+  if size < LEAST_MEMORY or size > MOST_MEMORY or size % PAGE ~= 0 then
+    return nil, ("%s: '%s' is not a number of whole pages of 4K between 1M and 256G"):format(name,
+      text)
+  end
+  return size
+end
+
 local function count_of(name, text)
-  local number = #text <= 4 and text:find("^%d+$") and math.tointeger(text)
-  if not number or number == 0 then return nil, ("%s: '%s' is not a count"):format(name, text) end
+  local number = #text <= 3 and text:find("^%d+$") and math.tointeger(text)
+  if not number or number < 1 or number > MOST_CPUS then
+    return nil, ("%s: '%s' is not a count from 1 to %d"):format(name, text, MOST_CPUS)
+  end
   return number
 end
 
-local MODES <const> = { real = true, protected = true, long = true, user = true }
+local function one_of(names, name, text)
+  for _, known in ipairs(names) do
+    if text == known then return text end
+  end
+  return nil, ("%s: '%s' is none of %s"):format(name, text, table.concat(names, ", "))
+end
 
-local function mode_of(name, text)
-  if MODES[text] then return text end
-  return nil, ("%s: '%s' is none of real, protected, long, user"):format(name, text)
+local MODES <const> = { "real", "protected", "long", "user" }
+
+local function mode_of(name, text) return one_of(MODES, name, text) end
+
+local function format_of(name, text) return one_of(boot.formats(), name, text) end
+
+local function kinds_of(name, text)
+  for kind in (text .. ","):gmatch "%s*(.-)%s*," do
+    local known, message = one_of(trace.kinds(), name, kind)
+    if not known then return nil, message end
+  end
+  return text
+end
+
+local function place_of(name, text)
+  if text ~= "" then return text end
+  return nil, ("%s: '' is none of terminal, pty and a file's name"):format(name)
 end
 
 local function with(convert, name)
@@ -62,6 +99,20 @@ local function in_one_line(message)
   return message .. (message:find("%?$") and " See --help" or "; see --help")
 end
 
+-- argparse takes what begins with a minus for an option: a number is its option's value.
+local function with_numbers(args)
+  local joined = {}
+  for _, arg in ipairs(args) do
+    local last <const> = joined[#joined]
+    if arg:find "^%-%d" and last and last:find "^%-%-[^=]+$" then
+      joined[#joined] = last .. "=" .. arg
+    else
+      table.insert(joined, arg)
+    end
+  end
+  return joined
+end
+
 local function parse(args)
   local parser = argparse("ckvm-lua boot.lua", "Boots Linux (bzImage, vmlinux), ELF and Multiboot "
     .. "kernels, those that start in real mode (.lkrn), a disk, a PC's firmware, or bare code; "
@@ -71,24 +122,25 @@ local function parse(args)
   parser:option("--cpus", "how many processors"):argname "N":convert(with(count_of, "--cpus"))
     :default "1"
   parser:option("--memory", "how much memory"):argname "SIZE"
-    :convert(with(size_of, "--memory")):default "256M"
+    :convert(with(memory_of, "--memory")):default "256M"
   parser:option("--initrd", "first files of Linux, or a module of Multiboot"):argname "FILE"
   parser:option("--append", "the kernel's command line; Linux has console=ttyS0 unless told")
     :argname "TEXT"
   parser:option("--bios", "a PC's firmware, which boots the disk"):argname "FILE"
   parser:option("--disk", "a disk's image, which is read and written"):argname "FILE"
   parser:option("--console", "terminal, pty, or the file that output goes to")
-    :argname "WHERE":default "terminal"
+    :argname "WHERE":convert(with(place_of, "--console")):default "terminal"
   parser:option("--trace", "print exits: io, mmio, ..., with commas"):argname "KINDS"
+    :convert(with(kinds_of, "--trace"))
   parser:option("--format", "the image's, where it is taken for another: linux16, multiboot, ...")
-    :argname "NAME"
+    :argname "NAME":convert(with(format_of, "--format"))
   parser:option("--mode", "real, protected, long or user: the image is bare code for that")
     :argname "MODE":convert(with(mode_of, "--mode"))
   parser:option("--at", "where bare code is loaded and started"):argname "ADDRESS"
     :convert(with(size_of, "--at"))
   parser:flag("--no-reboot", "a guest that resets itself has ended")
   parser:add_help(true)
-  local parsed, options = parser:pparse(args)
+  local parsed, options = parser:pparse(with_numbers(args))
   if not parsed then quit(WRONG_USE, "%s", in_one_line(options)) end
   return options
 end

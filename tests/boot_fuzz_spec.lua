@@ -111,9 +111,7 @@ local function mutate(valid)
   return random(4) > 1 and mend(bytes) or bytes
 end
 
-local FORMATS <const> = {
-  "linux16", "bzimage", "multiboot2", "multiboot", "pvh", "elf", "sector", "bios", "flat",
-}
+local FORMATS <const> = boot.formats()
 local TAKES_MORE <const> = {
   linux16 = true, bzimage = true, multiboot2 = true, multiboot = true, pvh = true,
 }

@@ -56,7 +56,8 @@ describe("ckvm.boot:", function()
       blames("memory: 0xfff is not between 0x1000 and 0x8000000000", boot.load, vm, "",
         { memory = 0xfff })
       blames("memory: 0xffffffffffffffff is not between", boot.load, vm, "", { memory = -1 })
-      blames("unknown format 'coff'", boot.load, vm, "", { memory = MiB, format = "coff" })
+      blames("unknown format 'coff'; there are linux16, bzimage, ", boot.load, vm, "",
+        { memory = MiB, format = "coff" })
       blames("cmdline: has a zero byte", boot.load, vm, "", { memory = MiB, cmdline = "a\0" })
       blames("module: table of fields expected, got string", boot.load, vm, "",
         { memory = MiB, modules = { "" } })
@@ -96,6 +97,18 @@ describe("ckvm.boot:", function()
       local start = load("\xf4")
       vcpu:close()
       blames("vCPU is closed", boot.enter, vcpu, start)
+    end)
+  end)
+
+  describe("formats", function()
+    it("is a list of the names that load takes", function()
+      local vm = guest()
+      for _, format in ipairs(boot.formats()) do
+        support.contains("a.img: ", support.error_of(boot.load, vm, "",
+          { name = "a.img", memory = MiB, format = format }))
+      end
+      table.insert(boot.formats(), "coff")
+      assert.equal("flat", boot.formats()[#boot.formats()])
     end)
   end)
 

@@ -32,6 +32,7 @@ describe("ckvm.trace", function()
       blames("trace: unknown kind 'nmi'; there are debug, error, event, hlt, hypercall, io, mmio, "
         .. "msr", trace.new, { vm = vm, kinds = kinds })
     end
+    assert.equal("debug error event hlt hypercall io mmio msr", table.concat(trace.kinds(), " "))
     blames("unknown kind ''", trace.new, { vm = vm, kinds = "io,,hlt" })
     blames("unknown kind '7'", trace.new, { vm = vm, kinds = { 7 } })
     blames("trace: kinds: string expected, got nil", trace.new, { vm = vm })

@@ -32,6 +32,16 @@ local AS_CODE <const> = "to run it as bare code, tell the format 'flat'"
 -- Bytes of memory, below 4 GiB and above.
 local LEAST <const>, MOST <const>, MOST_HIGH <const> = 0x1000, 512 << 30, 508 << 30
 
+--- The names of all formats, in the order in which `ckvm.boot.detect` tries them.
+-- @treturn table a list of strings
+-- @raise only for misuse
+-- @usage
+-- local boot = require "ckvm.boot"
+-- print(table.concat(boot.formats(), " "))
+function boot.formats()
+  return table.move(FORMATS, 1, #FORMATS, 1, {})
+end
+
 --- Tells what an image is, by the tests of the formats themselves.
 --
 -- `"bzimage"`: Linux, with its setup header at 0x1f1. `"linux16"`: the same where the header tells
@@ -95,7 +105,8 @@ local function check_values(options)
   elseif high > 0 and options.memory > ABOVE then
     error(("memory: 0x%x is beyond 0x%x, where high_memory is"):format(options.memory, ABOVE), 3)
   elseif options.format and not formats[options.format] then
-    error(("unknown format '%s'"):format(options.format), 3)
+    error(("unknown format '%s'; there are %s"):format(options.format,
+      table.concat(FORMATS, ", ")), 3)
   end
   check_text("cmdline", options.cmdline)
   for _, module in ipairs(options.modules or {}) do check_text("cmdline", module.cmdline) end

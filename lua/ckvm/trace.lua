@@ -38,11 +38,16 @@ local FIELDS <const> = {
 
 -- Kinds ------------------------------------------------------------------------
 
-local function known_kinds()
+--- The names of all kinds, sorted.
+-- @treturn table a list of strings
+-- @raise only for misuse
+-- @usage
+-- print(table.concat(require("ckvm.trace").kinds(), " "))
+function trace.kinds()
   local list = {}
   for name in pairs(KINDS) do table.insert(list, name) end
   table.sort(list)
-  return table.concat(list, ", ")
+  return list
 end
 
 -- The names of the exits, as a set.
@@ -54,7 +59,8 @@ local function exits_of(kinds)
   end
   for _, kind in ipairs(list) do
     if not KINDS[kind] then
-      error(("trace: unknown kind '%s'; there are %s"):format(tostring(kind), known_kinds()), 3)
+      error(("trace: unknown kind '%s'; there are %s"):format(tostring(kind),
+        table.concat(trace.kinds(), ", ")), 3)
     end
     for _, exit in ipairs(KINDS[kind]) do exits[exit] = true end
   end
