@@ -68,6 +68,8 @@ struct luackvm_state {
 	const struct luackvm_struct *def;
 	int (*get)(void *object, void *data);	    /* NULL: there is none */
 	int (*set)(void *object, const void *data); /* likewise */
+	/* Why EINVAL; NULL: luackvm_fail knows. */
+	void (*explain)(const void *data, char *text, size_t size);
 };
 
 /* The functions of one for ckvm_OBJECT_get_NAME and ckvm_OBJECT_set_NAME. */

@@ -89,6 +89,11 @@ static const struct {
 	  "the attribute wants a value, or a larger one" },
 	{ "open", EBUSY,
 	  "an access is open: vcpu:finish() ends its instruction" },
+	/* For what vcpu.sregs was given: set_sregs tells more (sregs_x86.c). */
+	{ "KVM_SET_SREGS", EINVAL,
+	  "no such state: cr0.PG needs PE; with efer.LME it needs cr4.PAE and "
+	  "efer.LMA; LMA and cs.l need both; or a bit is set that this vCPU "
+	  "does not have" },
 	{ "KVM_GET_LAPIC", EINVAL, NO_IRQCHIP },
 	{ "KVM_SET_LAPIC", EINVAL, NO_IRQCHIP },
 	{ "KVM_SET_MP_STATE", EINVAL,
@@ -130,6 +135,9 @@ static const struct {
 	{ "KVM_RUN", EFAULT,
 	  "the guest touched memory that the host cannot give it: has the "
 	  "mapped file shrunk?" },
+	{ "KVM_RUN", ENOSPC,
+	  "the VM has had no memory yet, see vm:add_memory; or its page tables "
+	  "may have too few pages, see vm:set_nr_mmu_pages" },
 	{ "KVM_CREATE_IRQCHIP", EEXIST, "the VM has its irqchip already" },
 	{ "KVM_CREATE_IRQCHIP", EINVAL,
 	  "the irqchip comes before the first vCPU" },

@@ -107,6 +107,10 @@ extern const struct luackvm_struct luackvm_kvm_pic_state,
 	luackvm_kvm_pit_config, luackvm_kvm_reinject_control,
 	luackvm_kvm_clock_data;
 
+/* sregs_x86.c: what the kernel refuses of a struct kvm_sregs or kvm_sregs2. */
+void luackvm_explain_sregs(const void *data, char *text, size_t size);
+void luackvm_explain_sregs2(const void *data, char *text, size_t size);
+
 #define LUACKVM_MAX_ARRAY 256	/* bytes of the largest array of scalars */
 #define LUACKVM_MAX_STRUCT 1024 /* of a struct that a luackvm_state has */
 

@@ -4,6 +4,8 @@
  * has both, set_x keeps what the table leaves out; where it has no get, that is
  * zero.
  */
+#include <errno.h>
+
 #include "luackvm.h"
 
 /* Upvalues of both: the object's type, and the state. */
@@ -29,6 +31,18 @@ static int get(lua_State *L)
 	return 1;
 }
 
+/* No Lua before luackvm_fail, which takes the step that failed first. */
+static int refuse(lua_State *L, const struct luackvm_state *state,
+		  const void *data, int error)
+{
+	char text[256]; /* the longest has 230 */
+
+	if (error != -EINVAL || !state->explain)
+		return luackvm_fail(L, error, NULL);
+	state->explain(data, text, sizeof(text));
+	return luackvm_fail(L, error, "%s", text);
+}
+
 static int set(lua_State *L)
 {
 	const struct luackvm_state *state = state_of(L);
@@ -43,7 +57,7 @@ static int set(lua_State *L)
 		return luackvm_fail(L, error, NULL);
 	luackvm_read_struct(L, 2, state->def, data);
 	error = state->set(object, data);
-	return error ? luackvm_fail(L, error, NULL) : 0;
+	return error ? refuse(L, state, data, error) : 0;
 }
 
 static void add(lua_State *L, const struct luackvm_type *type,

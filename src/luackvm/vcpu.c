@@ -72,6 +72,11 @@ static int close_vcpu(lua_State *L)
 	return 0;
 }
 
+static int limit(struct ckvm_vm *vm, unsigned int cap)
+{
+	return ckvm_vm_check_extension(vm, cap);
+}
+
 /***
  * Creates a virtual processor, in the state after a reset.
  *
@@ -107,9 +112,10 @@ int luackvm_create_vcpu(lua_State *L)
 	if (error == -EINVAL)
 		return luackvm_fail(
 			L, error,
-			"vCPU id %I: beyond this KVM's max_vcpu_id, or one "
-			"vCPU too many",
-			id);
+			"vCPU id %I: ids are below %d here (max_vcpu_id), and "
+			"there are %d vCPUs at most (max_vcpus)",
+			id, limit(vm, KVM_CAP_MAX_VCPU_ID),
+			limit(vm, KVM_CAP_MAX_VCPUS));
 	if (error)
 		return luackvm_fail(L, error, NULL);
 	luackvm_fill_vcpu(L, 1, box, vcpu, true);
@@ -215,7 +221,8 @@ LUACKVM_GET_SET(vcpu, vcpu_events)
 
 static const struct luackvm_state registers[] = {
 	{ "regs", &luackvm_kvm_regs, get_regs, set_regs },
-	{ "sregs", &luackvm_kvm_sregs, get_sregs, set_sregs },
+	{ "sregs", &luackvm_kvm_sregs, get_sregs, set_sregs,
+	  luackvm_explain_sregs },
 	{ "vcpu_events", &luackvm_kvm_vcpu_events, get_vcpu_events,
 	  set_vcpu_events },
 	{ .name = NULL },

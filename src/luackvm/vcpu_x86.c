@@ -49,7 +49,8 @@ LUACKVM_GET_SET(vcpu, sregs2)
 const struct luackvm_state luackvm_x86_vcpu_states[] = {
 	{ "fpu", &luackvm_kvm_fpu, get_fpu, set_fpu },
 	{ "debugregs", &luackvm_kvm_debugregs, get_debugregs, set_debugregs },
-	{ "sregs2", &luackvm_kvm_sregs2, get_sregs2, set_sregs2 },
+	{ "sregs2", &luackvm_kvm_sregs2, get_sregs2, set_sregs2,
+	  luackvm_explain_sregs2 },
 	{ .name = NULL },
 };
 
