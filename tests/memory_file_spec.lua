@@ -49,6 +49,14 @@ describe("vm:add_memory", function()
       end
     end)
 
+    it("says that a file has to be a regular one, where it cannot be mapped", function()
+      for _, name in ipairs { "/dev", "/dev/null" } do
+        local err = refused { gpa = 0, size = PAGE, file = name }
+        assert.same({ "mmap", "ENODEV" }, { err.call, err.code })
+        contains(name .. " cannot be mapped: a regular file is needed", err)
+      end
+    end)
+
     it("does not wait for somebody who writes to a pipe", function()
       local name, remove = new_file("")
       finally(remove)

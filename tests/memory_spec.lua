@@ -218,8 +218,10 @@ describe("vm:add_memory", function()
     end)
 
     it("refuses a size that is not whole huge pages, which could not be unmapped", function()
-      contains("size", refused { gpa = 0, size = PAGE, hugepages = "2M" })
-      contains("size", refused { gpa = 0, size = 3 << 20, hugepages = "2M" })
+      contains("0x1000 bytes are not a multiple of the huge page size, 2M",
+        refused { gpa = 0, size = PAGE, hugepages = "2M" })
+      contains("size, 2M", refused { gpa = 0, size = 3 << 20, hugepages = "2M" })
+      contains("size, 1G", refused { gpa = 0, size = 2 << 20, hugepages = "1G" })
     end)
 
     it("refuses a file, too", function()
@@ -237,6 +239,20 @@ describe("vm:add_memory", function()
         contains("/proc/sys/vm/nr_hugepages", err)
       end
     end)
+
+    for pages, bytes in pairs { ["2M"] = 2 << 20, ["1G"] = 1 << 30 } do
+      it("names pages of " .. pages .. " that the host has not got, and how to get some", function()
+        local path = ("/sys/kernel/mm/hugepages/hugepages-%dkB"):format(bytes >> 10)
+        local free = io.open(path .. "/free_hugepages")
+        local size = bytes * ((free and free:read("n") or 0) + 1)
+        if free then free:close() end
+        for _, shared in ipairs { false, true } do
+          local err = refused { gpa = 0, size = size, hugepages = pages, shared = shared }
+          contains(free and path .. "/nr_hugepages" or "this host has no huge pages of " .. pages,
+            err)
+        end
+      end)
+    end
 
     it("is memory like any other where there are some", function()
       local free = content("/proc/meminfo"):match("HugePages_Free:%s+(%d+)")

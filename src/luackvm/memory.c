@@ -9,6 +9,8 @@
 #include "luackvm.h"
 
 #define PAGE 4096
+#define HUGE_2M (2u << 20)
+#define HUGE_1G (1u << 30)
 
 /***
  * A slot of guest memory: `vm:add_memory` makes one. It stays when Lua lets go
@@ -63,9 +65,9 @@ static void read_hugepages(lua_State *L, struct ckvm_memory_config *config)
 		return;
 	}
 	if (luackvm_is(L, -1, "2M"))
-		config->hugepage_size = 2u << 20;
+		config->hugepage_size = HUGE_2M;
 	else if (luackvm_is(L, -1, "1G"))
-		config->hugepage_size = 1u << 30;
+		config->hugepage_size = HUGE_1G;
 	else
 		luaL_error(L, "hugepages: '%s' is neither 2M nor 1G",
 			   lua_tostring(L, -1));
@@ -152,6 +154,39 @@ static int describe_overlap(lua_State *L, struct ckvm_vm *vm,
 			    luackvm_hex(L, other_gpa));
 }
 
+static const char *huge_size(const struct ckvm_memory_config *config)
+{
+	if (!config->hugepage_size)
+		return "the host's default";
+	return config->hugepage_size == HUGE_1G ? "1G" : "2M";
+}
+
+static const char *no_huge_pages(lua_State *L,
+				 const struct ckvm_memory_config *config)
+{
+	return lua_pushfstring(L, "this host has no huge pages of %s",
+			       huge_size(config));
+}
+
+/* Pushes the hint for too few huge pages. */
+static const char *reserve_hint(lua_State *L,
+				const struct ckvm_memory_config *config,
+				const char *bytes)
+{
+	const char *file = "/proc/sys/vm/nr_hugepages";
+
+	if (config->hugepage_size)
+		file = lua_pushfstring(L,
+				       "/sys/kernel/mm/hugepages/"
+				       "hugepages-%dkB/nr_hugepages",
+				       (int)(config->hugepage_size >> 10));
+	return lua_pushfstring(L,
+			       "%s bytes in huge pages (%s), and not so many "
+			       "are free: reserve them, by writing how many "
+			       "there should be to %s",
+			       bytes, huge_size(config), file);
+}
+
 /* Pushes the hint for -EINVAL; NULL: there is none. */
 static const char *invalid_hint(lua_State *L,
 				const struct ckvm_memory_config *config,
@@ -167,8 +202,11 @@ static const char *invalid_hint(lua_State *L,
 		return "there is a file, too, which has pages of its own";
 	if (failed_at("hugepages"))
 		return lua_pushfstring(
-			L, "%s bytes are not a multiple of the huge page size",
-			bytes);
+			L,
+			"%s bytes are not a multiple of the huge page size, %s",
+			bytes, huge_size(config));
+	if (failed_at("mmap") && config->hugepage_size)
+		return no_huge_pages(L, config);
 	if (failed_at("KVM_SET_USER_MEMORY_REGION2"))
 		return "is it this VM's guest_memfd, and long enough? It "
 		       "cannot be read-only, logged or moved";
@@ -199,8 +237,14 @@ static int describe_failure(lua_State *L, struct ckvm_vm *vm,
 	else if (error == -EINVAL)
 		hint = invalid_hint(L, config, bytes, gpa);
 	else if (error == -ENOMEM && config->flags & CKVM_MEMORY_HUGEPAGES)
-		hint = "not enough huge pages are reserved: see "
-		       "/proc/sys/vm/nr_hugepages";
+		hint = reserve_hint(L, config, bytes);
+	else if (error == -ENODEV && config->hugepage_size) /* memfd_create */
+		hint = no_huge_pages(L, config);
+	else if (error == -ENODEV && path)
+		hint = lua_pushfstring(L,
+				       "%s cannot be mapped: a regular file "
+				       "is needed",
+				       path);
 	else if (error == -ENOMEM)
 		hint = lua_pushfstring(L, "%s bytes of memory", bytes);
 	else if (failed_at("guest_memfd"))
