@@ -134,8 +134,12 @@ describe("State of a vCPU:", function()
       local many = {}
       for i = 1, 17 do many[i] = { xcr = 0, value = 1 } end
       for message, xcrs in pairs {
-        ["kvm_xcrs: unknown option 'nr_xcrs'"] = { nr_xcrs = 1 },
+        ["set_xcrs { xcrs = { { xcr = 0, value = 1 } } }: unknown option 'nr_xcrs'"] =
+          { nr_xcrs = 1 },
+        ["set_xcrs { xcrs = { { xcr = 0, value = 1 } } }: unknown option '1'"] =
+          { { xcr = 0, value = 1 } },
         ["xcrs: list expected, got number"] = { xcrs = 1 },
+        ["xcrs: a list of { xcr =, value = } expected"] = { xcrs = { xcr = 0, value = 1 } },
         ["xcrs: 17 of them, KVM takes 16"] = { xcrs = many },
         ["kvm_xcr[1]: unknown field 'data'"] = { xcrs = { { data = 1 } } },
       } do
@@ -352,7 +356,7 @@ describe("State of a vCPU:", function()
   describe("get_mp_state and set_mp_state", function()
     it("name what is wrong", function()
       guest()
-      contains("mp_state: unknown name 'asleep'", error_of(vcpu.set_mp_state, vcpu, "asleep"))
+      contains("mp_state: unknown name 'asleep'; known: runnable, uninitialized,", error_of(vcpu.set_mp_state, vcpu, "asleep"))
       contains("mp_state: name or integer expected, got table",
         error_of(vcpu.set_mp_state, vcpu, {}))
       contains("mp_state: name or integer expected, got no value",

@@ -153,6 +153,15 @@ describe("kvm:check_extension", function()
     contains("unknown capability '9'", error_of(kvm.check_extension, kvm, "9"))
   end)
 
+  it("tells how names are written", function()
+    for _, name in ipairs { "NR_VCPUS", "KVM_CAP_NR_VCPUS", "kvm_cap_nr_vcpus" } do
+      contains(("'%s': did you mean 'nr_vcpus'?"):format(name),
+        error_of(kvm.check_extension, kvm, name))
+    end
+    contains("'x': names are the kernel's in lower case, without KVM_CAP_",
+      error_of(kvm.check_extension, kvm, "x"))
+  end)
+
   it("refuses a name that only begins like one", function()
     error_of(kvm.check_extension, kvm, "nr_vcpus\0x")
   end)

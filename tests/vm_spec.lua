@@ -80,9 +80,16 @@ describe("vm:on", function()
     contains("zero byte", error_of(vm.on, vm, "hlt\0", handler))
   end)
 
+  it("tells how names are written", function()
+    contains("'HLT': did you mean 'hlt'?", error_of(vm.on, vm, "HLT", handler))
+    contains("'KVM_EXIT_HLT': did you mean 'hlt'?", error_of(vm.on, vm, "KVM_EXIT_HLT", handler))
+    contains("'hltt': names are the kernel's in lower case, without KVM_EXIT_",
+      error_of(vm.on, vm, "hltt", handler))
+  end)
+
   it("refuses the kernel's io and mmio, which have two names each", function()
-    for _, name in ipairs { "io", "mmio" } do
-      contains(name, error_of(vm.on, vm, name, handler))
+    for _, name in ipairs { "io", "mmio", 2, 6 } do
+      contains("io_in, io_out, mmio_read, and mmio_write", error_of(vm.on, vm, name, handler))
     end
   end)
 

@@ -1,8 +1,50 @@
 /* SPDX-License-Identifier: MIT */
 /* Enumerations and flags by the kernel's names, or as numbers. */
+#include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 #include "luackvm.h"
+
+int luackvm_unknown(lua_State *L, int arg, const char *kind, const char *prefix,
+		    int (*find)(const char *name))
+{
+	const char *name = lua_tostring(L, arg), *rest = name, *lower;
+	luaL_Buffer buffer;
+
+	if (!strncasecmp(rest, prefix, strlen(prefix)))
+		rest += strlen(prefix);
+	luaL_buffinit(L, &buffer);
+	for (; *rest; rest++)
+		luaL_addchar(&buffer, (char)tolower((unsigned char)*rest));
+	luaL_pushresult(&buffer);
+	lower = lua_tostring(L, -1);
+	if (find(lower) >= 0)
+		lua_pushfstring(L, "unknown %s '%s': did you mean '%s'?", kind,
+				name, lower);
+	else
+		lua_pushfstring(L,
+				"unknown %s '%s': names are the kernel's in "
+				"lower case, without %s",
+				kind, name, prefix);
+	return luaL_argerror(L, arg, lua_tostring(L, -1));
+}
+
+/* Pushes all of them, for a message. */
+static const char *push_names(lua_State *L,
+			      const struct luackvm_constant *constant)
+{
+	luaL_Buffer buffer;
+
+	luaL_buffinit(L, &buffer);
+	for (int i = 0; constant[i].name; i++) {
+		if (i)
+			luaL_addstring(&buffer, ", ");
+		luaL_addstring(&buffer, constant[i].name);
+	}
+	luaL_pushresult(&buffer);
+	return lua_tostring(L, -1);
+}
 
 static const struct luackvm_constant *
 find(lua_State *L, int index, const char *what,
@@ -10,10 +52,11 @@ find(lua_State *L, int index, const char *what,
 {
 	const char *name = luackvm_text(L, index, what);
 
-	for (; constant->name; constant++)
-		if (!strcmp(constant->name, name))
-			return constant;
-	luaL_error(L, "%s: unknown name '%s'", what, name);
+	for (int i = 0; constant[i].name; i++)
+		if (!strcmp(constant[i].name, name))
+			return &constant[i];
+	luaL_error(L, "%s: unknown name '%s'; known: %s", what, name,
+		   push_names(L, constant));
 	return NULL;
 }
 

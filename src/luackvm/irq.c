@@ -266,9 +266,17 @@ static uint32_t read_type(lua_State *L, int entry, lua_Integer number)
 			if (luackvm_is(L, -1, routes[i]->name))
 				type = i;
 	}
+	if (!type && lua_isnil(L, -1))
+		luaL_error(L,
+			   "set_gsi_routing: route %I: 'irqchip' and 'pin', or "
+			   "'address_lo' and 'data', or another type's name, "
+			   "are needed",
+			   number);
 	if (!type)
-		luaL_error(L, "set_gsi_routing: route %I: no type '%s'", number,
-			   luaL_tolstring(L, -1, NULL));
+		luaL_error(L,
+			   "set_gsi_routing: route %I: no type '%s'; known: "
+			   "irqchip, msi, s390_adapter, hv_sint, xen_evtchn",
+			   number, luaL_tolstring(L, -1, NULL));
 	lua_pop(L, 1);
 	return (uint32_t)type;
 }

@@ -182,6 +182,13 @@ void luackvm_check_pages(lua_State *L, const char *name, uint64_t value);
 int luackvm_arg_fd(lua_State *L, int arg);
 int luackvm_fail_fd(lua_State *L, int error, int fd, const char *kind);
 
+/*
+ * Raises for the argument, a kernel's name that `find` does not know, and tells
+ * how it is written; `prefix` is what names here are without.
+ */
+int luackvm_unknown(lua_State *L, int arg, const char *kind, const char *prefix,
+		    int (*find)(const char *name));
+
 /* A capability, by name or number. */
 unsigned int luackvm_arg_cap(lua_State *L, int arg);
 

@@ -193,8 +193,9 @@ unsigned int luackvm_arg_cap(lua_State *L, int arg)
 	}
 	name = luackvm_text(L, arg, "capability");
 	number = ckvm_cap_number(name);
-	luaL_argcheck(L, number >= 0, arg,
-		      lua_pushfstring(L, "unknown capability '%s'", name));
+	if (number < 0)
+		luackvm_unknown(L, arg, "capability", "KVM_CAP_",
+				ckvm_cap_number);
 	return (unsigned int)number;
 }
 

@@ -115,6 +115,9 @@ static void read_xcrs(lua_State *L, struct kvm_xcrs *xcrs)
 	if (!lua_istable(L, -1))
 		luaL_error(L, "xcrs: list expected, got %s",
 			   luaL_typename(L, -1));
+	if (luackvm_has(L, -1, "xcr"))
+		luaL_error(L, "xcrs: a list of { xcr =, value = } expected, "
+			      "got one of them");
 	list = luackvm_read_list(L, -1, &xcr, 0, &count);
 	if (count > KVM_MAX_XCRS)
 		luaL_error(L, "xcrs: %I of them, KVM takes %d",
@@ -142,7 +145,8 @@ static int set_xcrs(lua_State *L)
 	error = ckvm_vcpu_get_xcrs(luackvm_check(L, 1, &luackvm_vcpu), &xcrs);
 	if (error)
 		return luackvm_fail(L, error, NULL);
-	luackvm_check_keys(L, 2, "kvm_xcrs", keys);
+	luackvm_check_keys(
+		L, 2, "set_xcrs { xcrs = { { xcr = 0, value = 1 } } }", keys);
 	if (luackvm_has(L, 2, "flags"))
 		xcrs.flags =
 			(uint32_t)luackvm_integer(L, 2, "flags", 0, UINT32_MAX);

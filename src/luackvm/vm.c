@@ -137,6 +137,10 @@ static int check_extension(lua_State *L)
 	return 1;
 }
 
+#define FOUR_NAMES                                                            \
+	"I/O and MMIO exits go by four names: io_in, io_out, mmio_read, and " \
+	"mmio_write"
+
 /***
  * Has an exit answered by a function, in the place of the one before.
  *
@@ -158,7 +162,6 @@ static int on(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	lua_Integer number;
-	const char *name;
 
 	if (lua_type(L, 2) == LUA_TNUMBER) {
 		number = luaL_checkinteger(L, 2);
@@ -166,12 +169,15 @@ static int on(lua_State *L)
 			      "not an exit's number");
 		luaL_argcheck(L,
 			      number != KVM_EXIT_IO && number != KVM_EXIT_MMIO,
-			      2, "I/O and MMIO exits go by their four names");
+			      2, FOUR_NAMES);
 	} else {
-		name = luackvm_text(L, 2, "exit");
-		number = ckvm_exit_number(name);
-		luaL_argcheck(L, number >= 0, 2,
-			      lua_pushfstring(L, "unknown exit '%s'", name));
+		number = ckvm_exit_number(luackvm_text(L, 2, "exit"));
+		luaL_argcheck(
+			L, !luackvm_is(L, 2, "io") && !luackvm_is(L, 2, "mmio"),
+			2, FOUR_NAMES);
+		if (number < 0)
+			luackvm_unknown(L, 2, "exit", "KVM_EXIT_",
+					ckvm_exit_number);
 	}
 	if (!lua_isnoneornil(L, 3))
 		luaL_checktype(L, 3, LUA_TFUNCTION);
