@@ -184,11 +184,26 @@ describe("vm:set_memory_attributes", function()
     local vm <close> = kvm:create_vm()
     contains("unknown field 'gpa'", error_of(vm.set_memory_attributes, vm, { gpa = 0 }))
     if vm:check_extension("memory_attributes") ~= 0 then pending("this VM has some") end
-    local err = error_of(vm.set_memory_attributes, vm,
-      { address = 0, size = 0x1000, attributes = 8 })
-    assert.equal("KVM_SET_MEMORY_ATTRIBUTES", err.call)
-    assert.equal("ENOTTY", err.code)
-    contains("no memory attributes", err)
+    for _, attributes in ipairs { 8, "private", { "private" }, 1 << 63 } do
+      local err = error_of(vm.set_memory_attributes, vm,
+        { address = 0, size = 0x1000, attributes = attributes })
+      assert.equal("KVM_SET_MEMORY_ATTRIBUTES", err.call)
+      assert.equal("ENOTTY", err.code)
+      contains("no memory attributes", err)
+    end
+  end)
+
+  it("takes what the kernel has names for by name", function()
+    support.need_kvm()
+    local vm = ckvm.open():create_vm()
+    for message, attributes in pairs {
+      ["attributes: unknown name 'privat'; known: private"] = "privat",
+      ["attributes[x]: no such element"] = { x = "private" },
+      ["attributes: name or integer expected, got boolean"] = true,
+    } do
+      contains("kvm_memory_attributes." .. message, error_of(vm.set_memory_attributes, vm,
+        { address = 0, size = 0x1000, attributes = attributes }))
+    end
   end)
 end)
 

@@ -195,6 +195,9 @@ static uint32_t read_element(lua_State *L, const struct luackvm_field *field,
 	}
 	if (field->bytes)
 		read_bytes(L, name, data, field->size);
+	else if (field->names && lua_type(L, -1) != LUA_TNUMBER)
+		luackvm_store(data, field->size,
+			      luackvm_flags(L, -1, name, field->names));
 	else
 		luackvm_store(data, field->size,
 			      luackvm_scalar(L, -1, name, field));

@@ -38,6 +38,7 @@ struct luackvm_field {
 	uint8_t bits;	/* of a number that may not fill its size; 0: may */
 	const struct luackvm_struct *sub; /* NULL: a scalar */
 	uint32_t flag;			  /* validity bit that naming it sets */
+	const struct luackvm_constant *names; /* of flags; NULL: numbers only */
 };
 
 struct luackvm_struct {

@@ -350,7 +350,7 @@ const struct luackvm_type luackvm_guest_memfd = {
  * @api 4.141 KVM_SET_MEMORY_ATTRIBUTES
  * @usage
  * pcall(vm.set_memory_attributes, vm,
- *   { address = 0, size = 0x1000, attributes = 8 })
+ *   { address = 0, size = 0x1000, attributes = "private" })
  */
 /***
  * Of what pages, and what.
@@ -358,14 +358,26 @@ const struct luackvm_type luackvm_guest_memfd = {
  * @struct kvm_memory_attributes
  * @tfield integer address guest physical address, page-aligned
  * @tfield integer size bytes, whole pages
- * @tfield integer attributes bits: 8 for private
+ * @tfield string[]|integer attributes bits, or names: "private"
  * @tfield integer flags bits, 0
  */
 LUACKVM_SET(vm, memory_attributes)
 
+static const struct luackvm_constant attribute_names[] = {
+	{ "private", KVM_MEMORY_ATTRIBUTE_PRIVATE },
+	{ NULL, 0 },
+};
+
 #define F(member) LUACKVM_SCALAR(struct kvm_memory_attributes, member)
 static const struct luackvm_field attribute_fields[] = {
-	F(address), F(size), F(attributes), F(flags), LUACKVM_END,
+	F(address),
+	F(size),
+	{ .name = "attributes",
+	  .offset = offsetof(struct kvm_memory_attributes, attributes),
+	  .size = LUACKVM_SIZE(struct kvm_memory_attributes, attributes),
+	  .names = attribute_names },
+	F(flags),
+	LUACKVM_END,
 };
 #undef F
 static const struct luackvm_struct attributes = {
