@@ -126,6 +126,13 @@ static int arm(lua_State *L, struct luackvm_watch *watch)
 	return 1;
 }
 
+static int fail_descriptor(lua_State *L, int error, int fd)
+{
+	return luackvm_fail_call(
+		L, "fcntl", error,
+		lua_pushfstring(L, "watch: descriptor %d", fd));
+}
+
 /***
  * Has a function called between two exits of a run, when a descriptor is
  * readable or writable: also while the guest sleeps in HLT or computes. It gets
@@ -161,7 +168,7 @@ int luackvm_vm_watch(lua_State *L)
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
 	int what = luaL_checkoption(L, 3, NULL, names);
 	struct luackvm_watch *watch;
-	int fd;
+	int fd, copy;
 
 	luaL_checktype(L, 4, LUA_TFUNCTION);
 	lua_settop(L, 4);
@@ -171,10 +178,10 @@ int luackvm_vm_watch(lua_State *L)
 	lua_rawsetp(L, -2, &watch->fd);
 	lua_pop(L, 1);
 	fd = luackvm_file_fd(L, 2, "watch");
-	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (fd < 0)
-		return luackvm_fail_call(L, "fcntl", -errno, "watch");
-	watch->fd = fd;
+	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0)
+		return fail_descriptor(L, -errno, fd);
+	watch->fd = copy;
 	watch->events = events[what];
 	return arm(L, watch);
 }
@@ -198,10 +205,14 @@ int luackvm_vm_watch(lua_State *L)
 int luackvm_vm_after(lua_State *L)
 {
 	struct ckvm_vm *vm = luackvm_check(L, 1, &luackvm_vm);
-	lua_Number seconds = luaL_checknumber(L, 2);
 	struct luackvm_watch *watch;
+	lua_Number seconds;
 
-	luaL_argcheck(L, seconds >= 0, 2, "not a time from now on");
+	luaL_checktype(L, 2, LUA_TNUMBER); /* Lua would take "10", too */
+	seconds = lua_tonumber(L, 2);
+	luaL_argcheck(
+		L, seconds >= 0, 2, /* nor NaN */
+		lua_pushfstring(L, "%f is not a time from now on", seconds));
 	luaL_checktype(L, 3, LUA_TFUNCTION);
 	lua_settop(L, 3);
 	watch = new_watch(L, vm, 3);
