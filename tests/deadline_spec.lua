@@ -236,16 +236,33 @@ describe("a timeout", function()
   it("goes on for a handler whenever it is resumed, as long as it takes", function()
     local spinning, brief, why = quiet(SPIN), quiet(HLT), nil
     local vcpu = calling(function()
-      for _ = 1, 8 do
+      for _ = 1, 6 do
         spinning:run { timeout = 0.2 }
         coroutine.yield()
       end
       why = brief:run()
     end)
     local run = coroutine.wrap(function() return (vcpu:run(DEADLINE)) end)
-    for _ = 1, 8 do run() end
+    for _ = 1, 6 do run() end
     assert.equal("timeout", run())
     assert.equal("timeout", why)
+  end)
+
+  it("goes on for a handler that yields while another run is suspended", function()
+    local other = calling(coroutine.yield)
+    local co <const> = coroutine.create(function() other:run(LIMITS) end)
+    coroutine.resume(co)
+    local spinning = quiet(SPIN)
+    local vcpu = calling(function()
+      for _ = 1, 6 do
+        spinning:run { timeout = 0.2 }
+        coroutine.yield()
+      end
+    end)
+    local run = coroutine.wrap(function() return (vcpu:run(DEADLINE)) end)
+    for _ = 1, 6 do run() end
+    assert.equal("timeout", run())
+    assert.equal("suspended", coroutine.status(co))
   end)
 
   it("of a suspended run that is closed is nobody's", function()

@@ -20,9 +20,10 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
  */
 static void back_in(struct ckvm_lua *lua, lua_State *L, lua_State *co)
 {
-	luackvm_enter(lua, L);
+	/* First: to enter L with others parked would park co's as of no time. */
 	if (unlikely(lua->thread->frame))
 		luackvm_park(lua, co);
+	luackvm_enter(lua, L);
 	if (unlikely(lua->interrupted))
 		luackvm_late(lua->thread);
 }
