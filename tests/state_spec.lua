@@ -356,7 +356,8 @@ describe("State of a vCPU:", function()
   describe("get_mp_state and set_mp_state", function()
     it("name what is wrong", function()
       guest()
-      contains("mp_state: unknown name 'asleep'; known: runnable, uninitialized,", error_of(vcpu.set_mp_state, vcpu, "asleep"))
+      contains("mp_state: unknown name 'asleep'; known: runnable, uninitialized,",
+        error_of(vcpu.set_mp_state, vcpu, "asleep"))
       contains("mp_state: name or integer expected, got table",
         error_of(vcpu.set_mp_state, vcpu, {}))
       contains("mp_state: name or integer expected, got no value",
