@@ -210,7 +210,8 @@ static int open_trace(const struct options *options)
 		setvbuf(trace.file, NULL, _IOLBF, BUFSIZ);
 	if (trace.file)
 		return 0;
-	fprintf(stderr, PROGRAM ": %s: %s\n", path, strerror(errno));
+	fprintf(stderr, PROGRAM ": --trace-ioctl=%s: %s\n", path,
+		strerror(errno));
 	return -1;
 }
 
@@ -259,6 +260,8 @@ static int check_options(const struct options *options)
 		fputs(PROGRAM ": --json goes with --probe\n", stderr);
 	else if (options->probe && options->script < options->argc)
 		fputs(PROGRAM ": --probe takes no script\n", stderr);
+	else if (options->trace_path && !*options->trace_path)
+		fputs(PROGRAM ": --trace-ioctl= names no file\n", stderr);
 	else
 		return -1;
 	return wrong_use();
@@ -274,13 +277,16 @@ static int take_options(struct options *options)
 		{ "json", no_argument, NULL, 'j' },
 		{ NULL, 0, NULL, 0 },
 	};
+	char *name = options->argv[0], prefix[] = PROGRAM;
 	int option, status = -1;
 
+	options->argv[0] = prefix; /* what getopt's messages begin with */
 	/* "+": what follows the script is the script's. */
 	while (status < 0 &&
 	       (option = getopt_long(options->argc, options->argv, "+e:l:ivhEW",
 				     longs, NULL)) != -1)
 		status = take_option(options, option);
+	options->argv[0] = name;
 	options->script = optind;
 	return status < 0 ? check_options(options) : status;
 }
