@@ -194,10 +194,17 @@ end
 
 -- The guest ------------------------------------------------------------------
 
+local UNWRITABLE <const> = { [13] = true, [26] = true, [30] = true } -- EACCES, ETXTBSY, EROFS
+
 -- What is read and written is the file; a disk that is the image is booted from a copy.
 local function open_disk(path)
-  local found, message = disk.open(path)
-  return found or quit(DEAD, "%s", message)
+  local file, message, code = io.open(path, "r+b")
+  if not file then
+    quit(DEAD, "%s%s", message, UNWRITABLE[code] and "; --disk writes to the file, while one that "
+      .. "is given as the image is booted from a copy" or "")
+  end
+  file:close()
+  return (disk.open(path)) -- no tail call: errors blame this line
 end
 
 local function trace_of(kinds)

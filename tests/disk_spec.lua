@@ -32,6 +32,10 @@ describe("ckvm.disk", function()
     blames("/nowhere/disk.img: No such file or directory", disk.open, "/nowhere/disk.img")
     blames("/tmp: Is a directory", disk.open, "/tmp")
     blames("/tmp: ", disk.open, "/tmp", { readonly = true }) -- what it says is the file system's
+    local pipe = support.make_directory() .. "/pipe"
+    assert(os.execute("mkfifo " .. pipe))
+    blames(pipe .. ": is no regular file or block device", disk.open, pipe)
+    support.remove_directory(pipe:match "^(.*)/")
     with_file("", function(path) blames(path .. ": a disk of 0 bytes", disk.open, path) end)
   end)
 

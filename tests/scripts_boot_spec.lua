@@ -316,6 +316,23 @@ describe("boot.lua", function()
         "/dev/zero")
     end)
 
+    it("files that are no disk for --disk", function()
+      refuses(1, directory .. "/missing: No such file or directory", "--disk",
+        directory .. "/missing")
+      local pipe = directory .. "/pipe"
+      assert(os.execute("mkfifo " .. pipe))
+      refuses(1, pipe .. ": is no regular file or block device", "--disk", pipe)
+    end)
+
+    it("files for --disk that it may not write, and says that it would", function()
+      local path = "/sys/devices/system/cpu/possible" -- which nobody may write, root neither
+      local status, output, errors = run("--disk", path)
+      assert.same({ 1, "" }, { status, output })
+      local why = errors:match("^boot.lua: " .. path .. ": ([%a -]+); %-%-disk writes to the file, "
+        .. "while one that is given as the image is booted from a copy\n$")
+      assert(why == "Permission denied" or why == "Read-only file system", errors)
+    end)
+
     it("disks that say that they cannot be booted", function()
       local status, _, errors = run(image("disk", images.sector "\xcd\x18")) -- int $0x18
       assert.same({ 1, "no bootable disk" }, { status, errors:match("^boot.lua: (.-) at rip 0x") })

@@ -109,8 +109,8 @@ end
 
 -- A directory can be opened, and even has an end; only reading tells.
 local function size_of(file)
-  local size, message = file:seek("end")
-  if not size then return nil, message end
+  local size <const> = file:seek("end")
+  if not size then return nil, "is no regular file or block device" end
   file:seek("set", 0)
   local _, problem = file:read(0)
   if problem then return nil, problem end
@@ -124,6 +124,7 @@ end
 -- @tparam[opt=false] boolean options.readonly opens it for reading only
 -- @treturn table the disk
 -- @raise a string that begins with the path: what the system says, or that it has 0 bytes
+-- or is a pipe or the like
 -- @usage
 -- local path = os.tmpname()
 -- local file = io.open(path, "wb")
