@@ -382,6 +382,7 @@ local acts = {
   function() keep("kvm", ckvm.open { sync_regs = random(2) == 1 }) end,
   function() keep("view", pick(world.vcpu)[pick { "regs", "sregs", "events", "exit" }]) end,
   function() pick(world.view)[pick(view_fields)] = value() end,
+  function() return tostring(pick(world.view)) end,
   function()
     local kind = pick(kinds)
     return tostring(pick(world[kind])[pick(world.fields[kind])])

@@ -108,6 +108,13 @@ extern const struct luackvm_struct luackvm_kvm_pic_state,
 	luackvm_kvm_pit_config, luackvm_kvm_reinject_control,
 	luackvm_kvm_clock_data;
 
+/*
+ * describe.c: pushes "kvm_dtable { base = 0x0, limit = 0xffff }", in lines, of
+ * a struct that has numbers, parts, and arrays of numbers.
+ */
+void luackvm_describe(lua_State *L, const struct luackvm_struct *def,
+		      const void *data);
+
 /* sregs_x86.c: what the kernel refuses of a struct kvm_sregs or kvm_sregs2. */
 void luackvm_explain_sregs(const void *data, char *text, size_t size);
 void luackvm_explain_sregs2(const void *data, char *text, size_t size);

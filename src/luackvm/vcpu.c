@@ -11,6 +11,7 @@
  * them costs no ioctl while an exit is handled, where KVM has sync_regs. What
  * is written reaches the guest with the next run. An array in them is a fresh
  * table at each read: assign it, with those elements that are to change.
+ * `print(vcpu.regs)` shows all of a view, or of a part, in the kernel's order.
  *
  * @type vcpu
  * @tfield kvm_regs regs general registers, live

@@ -19,12 +19,19 @@ struct view {
 	uint16_t flags; /* offset of the whole's validity flags; 0: none */
 };
 
-static struct view *check_view(lua_State *L)
+static struct view *to_view(lua_State *L)
 {
 	struct view *view = lua_touserdata(L, 1);
 
 	if (!view || lua_rawlen(L, 1) != sizeof(*view) || view->tag != &tag)
 		luaL_typeerror(L, 1, "registers");
+	return view;
+}
+
+static struct view *check_view(lua_State *L)
+{
+	struct view *view = to_view(L);
+
 	if (!view->vcpu->object)
 		luaL_error(L, "vCPU is closed");
 	return view;
@@ -202,6 +209,26 @@ static int pairs_view(lua_State *L)
 	return 3;
 }
 
+/* tostring(view) does not raise: it is for prompts and messages. */
+static int describe_view(lua_State *L)
+{
+	const struct view *view = to_view(L);
+	const struct luackvm_struct *def = view_struct(view);
+	const void *data;
+	int error;
+
+	if (!view->vcpu->object) {
+		lua_pushfstring(L, "%s (closed)", def->name);
+		return 1;
+	}
+	error = ckvm_vcpu_view(view->vcpu->held, view->which, &data);
+	if (error)
+		lua_pushfstring(L, "%s (%s)", def->name, luackvm_hint(error));
+	else
+		luackvm_describe(L, def, (const uint8_t *)data + view->base);
+	return 1;
+}
+
 static void set_method(lua_State *L, const char *name, lua_CFunction function,
 		       int meta, int fields)
 {
@@ -219,7 +246,7 @@ static void push_metatable(lua_State *L, const struct luackvm_struct *def)
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, def) == LUA_TTABLE)
 		return;
 	lua_pop(L, 1);
-	lua_createtable(L, 0, 6);
+	lua_createtable(L, 0, 7);
 	meta = lua_gettop(L);
 	lua_newtable(L);
 	fields = lua_gettop(L);
@@ -232,6 +259,7 @@ static void push_metatable(lua_State *L, const struct luackvm_struct *def)
 	set_method(L, "__index", index_view, meta, fields);
 	set_method(L, "__newindex", assign_view, meta, fields);
 	set_method(L, "__pairs", pairs_view, meta, fields);
+	set_method(L, "__tostring", describe_view, meta, fields);
 	lua_pushstring(L, def->name);
 	lua_pushvalue(L, -1);
 	lua_setfield(L, meta, "__name");
