@@ -20,7 +20,7 @@ static struct ckvm_lua *upvalue_state(lua_State *L)
  */
 static void back_in(struct ckvm_lua *lua, lua_State *L, lua_State *co)
 {
-	/* First: to enter L with others parked would park co's as of no time. */
+	/* First: to enter L may park co's as one that has long been back. */
 	if (unlikely(lua->thread->frame))
 		luackvm_park(lua, co);
 	luackvm_enter(lua, L);
