@@ -1,7 +1,6 @@
--- Runs a test guest of the kind that KVM's own tests are, a "flat" (ckvm.testbed tells what it
--- finds). What it prints is standard output; the exit status is (code << 1) | 1 of the code that it
--- ends with, 1 for pass and 3 for fail; 0 if it switches itself off, 4 if it ends in another way or
--- not in time, 2 if it does not start.
+-- Runs a test guest of the kind that KVM's own tests are, a "flat" (see ckvm.testbed), which prints
+-- to standard output. The exit status is (code << 1) | 1 of its code, 1 for pass and 3 for fail; 0
+-- if it switches itself off, 4 if it ends in another way or not in time, 2 if it does not start.
 --
 --   ckvm-lua scripts/flat.lua [--cpus n] [--memory MiB] [--append args] [--timeout s] x.flat
 
@@ -9,6 +8,7 @@ local testbed = require "ckvm.testbed"
 
 local MOST <const> = 16 << 20 -- bytes of an image: the file may have no end
 local WRONG_USE <const>, OTHER_END <const> = 2, 4
+local USAGE <const> = "usage: flat.lua [--cpus n] [--memory MiB] [--append args] [--timeout s] FILE"
 local NUMBERS <const> = { ["--cpus"] = 1, ["--memory"] = 128, ["--timeout"] = 90 }
 
 local function quit(status, ...)
@@ -20,22 +20,25 @@ end
 local function parse(args)
   local options, i = setmetatable({}, { __index = NUMBERS }), 1
   while args[i] and args[i]:find("^%-%-") do
-    local name, value = args[i], args[i + 1]
-    if NUMBERS[name] then
-      value = value and #value < 8 and value:find("^%d+$") and math.tointeger(value)
-    elseif name ~= "--append" then
-      quit(WRONG_USE, "unknown option '%s'", name)
+    local name, value, number <const> = args[i], args[i + 1], NUMBERS[args[i]]
+    if name == "--help" then
+      print(USAGE)
+      os.exit(0, true)
     end
-    options[name], i = value or quit(WRONG_USE, "%s takes a value", name), i + 2
+    if not number and name ~= "--append" then quit(WRONG_USE, "unknown option '%s'", name) end
+    if number then value = value and #value < 8 and math.tointeger(value:match "^%d+$") end
+    options[name], i = value or quit(WRONG_USE, "%s takes a %s; %s", name,
+      number and "whole number" or "text", USAGE), i + 2
   end
   if #args == i then return options, args[i] end
   quit(WRONG_USE, "one image is expected behind the options, not %d", #args - i + 1)
 end
 
 local function read(path)
-  local file <close> = io.open(path, "rb") or quit(WRONG_USE, "%s: cannot open it", path)
-  local image <const> = file:read(MOST + 1)
-    or quit(WRONG_USE, "%s: cannot read it, or it is empty", path)
+  local file <close>, message <const> = io.open(path, "rb")
+  if not file then quit(WRONG_USE, "%s", message) end
+  local image <const>, problem <const> = file:read(MOST + 1)
+  if not image then quit(WRONG_USE, "%s: %s", path, problem or "the file is empty") end
   if #image > MOST then quit(WRONG_USE, "%s: has more than %d MiB", path, MOST >> 20) end
   return image
 end
@@ -43,8 +46,7 @@ end
 local function start(options, path)
   return testbed.new {
     image = read(path), name = path:match("[^/]*$"), args = options["--append"],
-    cpus = options["--cpus"], memory = options["--memory"] << 20,
-    write = function(bytes) io.write(bytes) end,
+    cpus = options["--cpus"], memory = options["--memory"] << 20, write = io.write,
   }
 end
 

@@ -218,6 +218,15 @@ PASS
     end)
   end)
 
+  local USAGE <const> =
+    "usage: flat.lua [--cpus n] [--memory MiB] [--append args] [--timeout s] FILE"
+
+  it("tells its options", function()
+    local status, output, errors = flat("--cpus", "2", "--help")
+    assert.same({ 0, "" }, { status, errors })
+    assert.equal(USAGE .. "\n", output)
+  end)
+
   it("refuses what it cannot start, and says why", function()
     local function refuses(line, ...)
       expect(2, "", "flat.lua: " .. line .. "\n", ...)
@@ -226,19 +235,22 @@ PASS
     refuses("one image is expected behind the options, not 0")
     refuses("one image is expected behind the options, not 2", path, path)
     refuses("unknown option '--smp'", "--smp", "2", path)
-    refuses("--cpus takes a value", "--cpus")
-    refuses("--cpus takes a value", "--cpus", "1.5", path)
-    refuses("--memory takes a value", "--memory", "-1", path)
+    local number <const> = " takes a whole number; " .. USAGE
+    refuses("--cpus" .. number, "--cpus")
+    refuses("--cpus" .. number, "--cpus", "1.5", path)
+    refuses("--memory" .. number, "--memory", "-1", path)
+    refuses("--timeout" .. number, "--timeout", "100000000", path)
+    refuses("--append takes a text; " .. USAGE, "--append")
     refuses(path .. ": cpus: 0 is less than 1", "--cpus", "0", path)
     refuses(path .. ": memory: 0x0 is not a number of whole pages between 1 MiB and 256 GiB",
       "--memory", "0", path)
-    refuses("/none: cannot open it", "/none")
+    refuses("/none: No such file or directory", "/none")
     local empty <const> = write("empty.flat", "")
-    refuses(empty .. ": cannot read it, or it is empty", empty)
-    refuses(directory .. ": cannot read it, or it is empty", directory)
+    refuses(empty .. ": the file is empty", empty)
+    refuses(directory .. ": Is a directory", directory)
     refuses("/dev/zero: has more than 16 MiB", "/dev/zero")
     local zeros <const> = write("zeros.flat", ("\0"):rep(64))
-    refuses(zeros .. ": image: is flat, not multiboot", zeros)
+    refuses(zeros .. ": image: is no image of Multiboot 1, as test guests are", zeros)
     local header <const> = string.pack("<I4I4I4", 0x1badb002, 0, -0x1badb002 & 0xffffffff)
     refuses(("%s: x.flat: header at 0x0: flags 0x0: bit 16 is clear, and the image is no ELF file")
       :format(path), write("x.flat", header))
@@ -249,7 +261,15 @@ describe("ckvm.testbed", function()
   it("refuses options that it does not know, and wrong ones", function()
     blames("testbed: unknown option 'smp'", testbed.new, { image = "", smp = 2 })
     blames("testbed: image: string expected, got nil", testbed.new, {})
-    blames("image: is sector, not multiboot", testbed.new, { image = images.sector "\xf4" })
+    local function is_none(image, words)
+      local message = support.error_of(function() return (testbed.new { image = image }) end)
+      assert.equal("image: is no image of Multiboot 1, as test guests are" .. words,
+        message:match "contract_spec.lua:%d+: (.*)")
+    end
+    is_none(images.sector "\xf4", "; it is of the format 'sector'")
+    is_none("\x1f\x8b\x08", "; it is compressed with gzip")
+    is_none(("A line.\n"):rep(9), "; it is a text file")
+    is_none("\xf4", "")
     support.need_kvm()
     local image <const> = images.multiboot { code = "\xf4" }
     blames("memory: 0x1 is not a number", testbed.new, { image = image, memory = 1 })

@@ -106,6 +106,15 @@ local OPTIONS <const> = {
   write = "function?", kvm = "userdata?",
 }
 
+local function check_image(bytes)
+  local format <const>, why <const> = boot.detect(bytes)
+  if format == "multiboot" then return end
+  local other = why and why:match "^[^:]+" -- what it is, without the advice
+    or format ~= "flat" and ("is of the format '%s'"):format(format)
+  error("image: is no image of Multiboot 1, as test guests are" .. (other and "; it " .. other
+    or ""), 3)
+end
+
 --- Makes a machine with a test guest in it, ready to run.
 -- @tparam table options
 -- @tparam string options.image bytes of the guest: an image of Multiboot 1
@@ -121,8 +130,7 @@ local OPTIONS <const> = {
 -- local bed <close> = require("ckvm.testbed").new { image = flat, args = "smp 2", cpus = 2 }
 function testbed.new(options)
   check.options("testbed", options, OPTIONS)
-  local format <const> = boot.detect(options.image)
-  if format ~= "multiboot" then error("image: is " .. format .. ", not multiboot", 2) end
+  check_image(options.image)
   local name <const>, cpus <const> = options.name or "image", options.cpus or 1
   local self = setmetatable({ memory = options.memory or 128 << 20 }, meta)
   local config <const> = {
