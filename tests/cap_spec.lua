@@ -1,21 +1,13 @@
 -- enable_cap, of VMs and vCPUs.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
 
 describe("enable_cap", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function both(fn)
     fn(vm)

@@ -16,10 +16,7 @@ describe("register_coalesced_mmio", function()
       support.skip("no coalesced_mmio and coalesced_pio")
     end
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   -- All writes that come, as "address=value" with "!" for those without a vCPU.
   local function record()

@@ -1,6 +1,5 @@
 -- Debugging a guest, what the host injects into it, and the signals that a run minds.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
@@ -32,9 +31,7 @@ local function interrupted_at()
 end
 
 local function close()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm, vcpu = nil, nil, nil
+  kvm, vm, vcpu = support.close(vm, kvm)
 end
 
 describe("vcpu:set_guest_debug", function()
@@ -243,9 +240,7 @@ describe("The task priority", function()
   end)
 
   it("has its address in memory that is there", function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     if vm:check_extension("split_irqchip") == 0 then pending("no split irqchip") end
     vm:enable_cap("split_irqchip", 24)
     vm:add_memory { gpa = 0, size = 0x10000 }

@@ -11,15 +11,8 @@ local FILE_GROUP <const>, FILE_ADD <const> = 1, 1
 
 describe("vm:create_device", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function need_vfio()
     if not vm:create_device { type = "vfio", test = true } then support.skip("no VFIO device") end
@@ -132,16 +125,11 @@ end)
 describe("A device's attributes", function()
   local kvm, vm, device
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     if not vm:create_device { type = "vfio", test = true } then support.skip("no VFIO device") end
     device = vm:create_device { type = "vfio" }
   end)
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("are told apart by has_device_attr", function()
     assert.is_true(device:has_device_attr { group = FILE_GROUP, attr = FILE_ADD })
@@ -265,10 +253,7 @@ describe("A vCPU's attributes", function()
     kvm, vm, vcpu = support.real_mode("\xf4")
     if kvm:check_extension("vcpu_attributes") == 0 then support.skip("no vCPU attributes") end
   end)
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("have the offset of the time-stamp counter", function()
     assert.is_true(vcpu:has_device_attr { attr = "vcpu_tsc_offset" })

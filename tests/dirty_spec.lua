@@ -262,15 +262,10 @@ end
 describe("get_dirty_log and clear_dirty_log", function()
   local kvm, vm, ram
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     ram = vm:add_memory { gpa = RAM, size = 100 * PAGE, log_dirty = true }
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("refuse what is closed, another VM's, or no memory", function()
     local other <close> = kvm:create_vm()

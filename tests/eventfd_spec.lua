@@ -184,15 +184,8 @@ end)
 
 describe("irqfd and ioeventfd:", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   describe("irqfd", function()
     local function pending_irqs()

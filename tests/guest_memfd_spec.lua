@@ -11,15 +11,10 @@ local ALL <const> = 3 -- mmap and init_shared: the flags of Linux 6.18
 describe("guest_memfd", function()
   local kvm, vm
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     if vm:check_extension("guest_memfd") == 0 then support.skip("no guest_memfd") end
   end)
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function need_mmap()
     if vm:check_extension("guest_memfd_flags") & ALL ~= ALL then

@@ -19,10 +19,7 @@ describe("the calls of encrypted guests, Xen and Hyper-V", function()
     support.need_kvm()
     kvm, vm, vcpu, ram = support.real_mode("\xf4")
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("refuse a closed object, unknown options and wrong types", function()
     contains("id: no command 'launch'", error_of(vm.memory_encrypt_op, vm, { id = "launch" }))
@@ -116,15 +113,10 @@ end)
 describe("vm:set_pmu_event_filter", function()
   local kvm, vm
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     if vm:check_extension("pmu_event_filter") == 0 then support.skip("no PMU event filter") end
   end)
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function set(options) return vm:set_pmu_event_filter(options) end
 
@@ -187,8 +179,7 @@ describe("structs of encrypted guests and Xen", function()
   end)
   after_each(function()
     if fake then fake.remove() end
-    if vm then vm:close() end
-    if kvm then kvm:close() end
+    support.close(vm, kvm)
   end)
 
   it("have strings in the place of addresses, copied in and out", function()

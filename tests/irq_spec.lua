@@ -40,15 +40,8 @@ end
 
 describe("interrupts:", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   -- Every call that takes a table, with one that is right.
   local calls = {

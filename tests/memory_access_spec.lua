@@ -1,6 +1,5 @@
 -- The host's access to guest memory: reads, writes and fills, and the typed accessors.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
@@ -10,17 +9,8 @@ local PAGE <const> = 0x1000
 
 local kvm, vm
 
-local function setup()
-  support.need_kvm()
-  kvm = ckvm.open()
-  vm = kvm:create_vm()
-end
-
-local function teardown()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm = nil, nil
-end
+local function setup() kvm, vm = support.new_vm() end
+local function teardown() kvm, vm = support.close(vm, kvm) end
 
 describe("access by the host", function()
   before_each(function()

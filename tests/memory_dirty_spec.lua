@@ -1,6 +1,5 @@
 -- vm:dirty_pages, with the log that every KVM has; tests/dirty_spec.lua has the others.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
@@ -9,17 +8,8 @@ local PAGE <const> = 0x1000
 
 local kvm, vm
 
-local function setup()
-  support.need_kvm()
-  kvm = ckvm.open()
-  vm = kvm:create_vm()
-end
-
-local function teardown()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm = nil, nil
-end
+local function setup() kvm, vm = support.new_vm() end
+local function teardown() kvm, vm = support.close(vm, kvm) end
 
 describe("vm:dirty_pages", function()
   -- A guest with 200 logged pages at 0x100000, and a function that has it write to some of them.

@@ -1,6 +1,5 @@
 -- Guest memory with a file behind it: what is refused, what is shared, and files that shrink.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
@@ -10,17 +9,8 @@ local PAGE <const> = 0x1000
 
 local kvm, vm
 
-local function setup()
-  support.need_kvm()
-  kvm = ckvm.open()
-  vm = kvm:create_vm()
-end
-
-local function teardown()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm = nil, nil
-end
+local function setup() kvm, vm = support.new_vm() end
+local function teardown() kvm, vm = support.close(vm, kvm) end
 
 describe("vm:add_memory", function()
   before_each(setup)

@@ -1,6 +1,5 @@
 -- Guest memory that is moved, and memory that the guest is to map anew.
 
-local ckvm = require "ckvm"
 local support = require "support"
 local x86 = require "ckvm.x86"
 
@@ -11,17 +10,8 @@ local PAGE <const> = 0x1000
 
 local kvm, vm
 
-local function setup()
-  support.need_kvm()
-  kvm = ckvm.open()
-  vm = kvm:create_vm()
-end
-
-local function teardown()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm = nil, nil
-end
+local function setup() kvm, vm = support.new_vm() end
+local function teardown() kvm, vm = support.close(vm, kvm) end
 
 describe("vm:move_memory", function()
   local ram

@@ -59,10 +59,7 @@ describe("MSRs of a vCPU:", function()
     support.need_kvm()
     kvm, vm, vcpu = support.real_mode("\xf4")
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   describe("get_msrs", function()
     it("refuses a closed vCPU", function()
@@ -205,15 +202,10 @@ end)
 describe("vm:x86_set_msr_filter", function()
   local kvm, vm
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     if vm:check_extension("x86_msr_filter") == 0 then pending("no MSR filter") end
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function range(changes)
     local one = { flags = "read", base = 0x10, nmsrs = 1, bitmap = "\x01" }
@@ -280,11 +272,7 @@ local REASON_UNKNOWN <const>, REASON_FILTER <const> = 2, 4
 
 describe("MSR accesses of the guest", function()
   local kvm, vm, vcpu
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-    kvm, vm, vcpu = nil, nil, nil
-  end)
+  after_each(function() kvm, vm, vcpu = support.close(vm, kvm) end)
 
   -- #GP halts at 0x2000.
   local function guest(code, reasons)

@@ -8,15 +8,10 @@ local contains, error_of = support.contains, support.error_of
 describe("vm:set_user_memory_region", function()
   local kvm, vm, ram
   before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
+    kvm, vm = support.new_vm()
     ram = vm:add_memory { gpa = 0, size = 0x4000, slot = 0 }
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function set(options) return vm:set_user_memory_region(options) end
   local function region(options)
@@ -149,10 +144,7 @@ describe("vm:add_memory memory =", function()
     support.need_kvm()
     kvm, vm, vcpu, ram = support.real_mode("\xc6\x06\x00\x50\x07\xf4") -- movb $7, 0x5000; hlt
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("refuses what is no memory, too short, or comes from somewhere else, too", function()
     local function add(options)

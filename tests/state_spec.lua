@@ -1,7 +1,6 @@
 -- State of a vCPU beside its views: FPU, XSAVE, XCRs, debug registers, sregs2, the local APIC,
 -- mp_state, nested virtualization, single registers, and the TSC.
 
-local ckvm = require "ckvm"
 local support = require "support"
 local x86 = require "ckvm.x86"
 
@@ -16,9 +15,7 @@ local kvm, vm, vcpu
 
 -- A guest in real mode, and with an irqchip if its local APIC is wanted.
 local function guest(code, irqchip)
-  support.need_kvm()
-  kvm = ckvm.open()
-  vm = kvm:create_vm()
+  kvm, vm = support.new_vm()
   if irqchip then
     if vm:check_extension("split_irqchip") == 0 then pending("no split irqchip") end
     vm:enable_cap("split_irqchip", 24)
@@ -30,9 +27,7 @@ local function guest(code, irqchip)
 end
 
 local function close()
-  if vm then vm:close() end
-  if kvm then kvm:close() end
-  kvm, vm, vcpu = nil, nil, nil
+  kvm, vm, vcpu = support.close(vm, kvm)
 end
 
 describe("State of a vCPU:", function()

@@ -11,10 +11,7 @@ describe("get_stats_fd", function()
     kvm, vm, vcpu = support.real_mode("\xe6\x10\xf4") -- out %al, $0x10; hlt
     if kvm:check_extension("binary_stats_fd") == 0 then pending("no binary_stats_fd") end
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("refuses a closed object, and another", function()
     vcpu:close()

@@ -40,6 +40,21 @@ function support.real_mode(code, options)
   return kvm, vm, vcpu, ram
 end
 
+-- A KVM and a VM of it.
+function support.new_vm()
+  support.need_kvm()
+  local kvm = ckvm.open()
+  return kvm, kvm:create_vm()
+end
+
+-- Closes these, but for those that there are not (yet). Returns nothing, to take their place.
+function support.close(...)
+  for i = 1, select("#", ...) do
+    local object = select(i, ...)
+    if object then object:close() end
+  end
+end
+
 -- For runs that end by themselves, so that no mistake hangs the suite.
 support.LIMITS = { timeout = 20 }
 

@@ -30,11 +30,7 @@ end
 
 describe("Memory by virtual address:", function()
   local kvm, vm, vcpu
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-    kvm, vm, vcpu = nil, nil, nil
-  end)
+  after_each(function() kvm, vm, vcpu = support.close(vm, kvm) end)
 
   local function start(map)
     kvm, vm, vcpu = guest(map or { [0x8000] = 0x12000, [0x9000] = 0x11000, [0xa000] = 0x13000 })

@@ -28,11 +28,7 @@ for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = fal
       return vcpu, vm
     end
 
-    after_each(function()
-      if vm then vm:close() end
-      if kvm then kvm:close() end
-      kvm, vm, vcpu = nil, nil, nil
-    end)
+    after_each(function() kvm, vm, vcpu = support.close(vm, kvm) end)
 
     local function run(why)
       assert.equal(why or "hlt", (vcpu:run { timeout = 10 }))

@@ -1,6 +1,5 @@
 -- The vCPU: creating it, and its statistics.
 
-local ckvm = require "ckvm"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
@@ -13,15 +12,8 @@ local HUNDRED_OUTS <const> = "\xb9\x64\x00\xe6\x10\x49\x75\xfb\xf4"
 
 describe("vm:create_vcpu", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("refuses what is not an integer", function()
     for _, id in ipairs { "x", "1", true, {}, 0.5, 2 ^ 63, print } do
@@ -80,11 +72,7 @@ describe("vcpu.stats", function()
     support.need_kvm()
     kvm, vm, vcpu = support.real_mode(code)
   end
-  after_each(function()
-    if vm then vm:close() end
-    if kvm then kvm:close() end
-    kvm, vm, vcpu = nil, nil, nil
-  end)
+  after_each(function() kvm, vm, vcpu = support.close(vm, kvm) end)
 
   it("cannot be set", function()
     guest(HLT)

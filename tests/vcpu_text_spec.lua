@@ -12,10 +12,7 @@ describe("tostring of a live view", function()
     support.need_kvm()
     kvm, vm, vcpu = support.real_mode(OUT_HLT)
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("has each field in the kernel's order, addresses in hex, in lines of 80 columns", function()
     vcpu.regs.rbx, vcpu.regs.r9 = -1, 0x1234567890

@@ -9,15 +9,8 @@ local OUT_HLT <const> = "\xe6\x10\xf4" -- out %al, $0x10; hlt
 
 describe("vm.vcpus", function()
   local kvm, vm
-  before_each(function()
-    support.need_kvm()
-    kvm = ckvm.open()
-    vm = kvm:create_vm()
-  end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  before_each(function() kvm, vm = support.new_vm() end)
+  after_each(function() support.close(vm, kvm) end)
 
   it("cannot be set", function()
     contains("VM has no field 'vcpus' that can be set", error_of(function() vm.vcpus = {} end))
@@ -66,10 +59,7 @@ describe("vm:on", function()
     support.need_kvm()
     kvm, vm, vcpu = support.real_mode(OUT_HLT)
   end)
-  after_each(function()
-    vm:close()
-    kvm:close()
-  end)
+  after_each(function() support.close(vm, kvm) end)
 
   local function handler() end
 
