@@ -262,8 +262,20 @@ local function message_of(err)
   return err:sub(1, #HERE) == HERE and err:match("^%d+: (.*)", #HERE + 1) or err
 end
 
+local SILENCE <const> = 10 -- seconds
+
+-- Kernels print something soon; other guests may have nothing to say.
+local function watch_silence(guest)
+  local is_linux <const> = guest.format == "bzimage" or guest.format == "pvh"
+  return is_linux and guest:when_silent(SILENCE, function()
+    say("the kernel has printed nothing on its serial port for %d s; where the KVM emulates "
+      .. "ring 0, Linux does not come up: see ckvm-lua --probe, and doc/kvms.md", SILENCE)
+  end) or nil
+end
+
 -- Interrupted by Ctrl-C: where was it?
 local function run(guest, options)
+  local _ <close> = watch_silence(guest)
   local result <const> = table.pack(xpcall(guest.run, traced, guest,
     { reboot = not options.no_reboot }))
   local done <const>, err <const> = result[1], result[2]

@@ -187,6 +187,25 @@ describe("A guest that is launched", function()
     contains("handler still running", support.error_of(guest.run, guest, { timeout = 0.5 }))
   end)
 
+  it("that prints nothing is noticed, once", function()
+    local guest <close> = new { image = "\xeb\xfe" } -- jmp .
+    support.blames("seconds: number expected, got nil", guest.when_silent, guest)
+    support.blames("handler: function expected, got nil", guest.when_silent, guest, 1)
+    local count = 0
+    guest:when_silent(0.2, function() count = count + 1 end)
+    guest:when_silent(0.2, function() error "it is detached" end):close()
+    assert.equal("timeout", (guest:run { timeout = 0.6 }))
+    assert.equal(1, count)
+  end)
+
+  it("that has printed before is not silent, nor one that has ended", function()
+    for _, code in ipairs { "\xe6\xe9\xeb\xfe", "\xf4" } do -- out %al, $0xe9; jmp . and hlt
+      local guest <close> = new { image = code }
+      guest:when_silent(0.3, function() error "it is not" end)
+      guest:run { timeout = 0.6 }
+    end
+  end)
+
   it("may end with a status of its own", function()
     -- mov $3, %al; out %al, $0xf4
     assert.same({ "", 7 }, { run { image = "\xb0\x03\xe6\xf4", mode = "long" } })

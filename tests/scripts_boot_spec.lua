@@ -443,6 +443,18 @@ describe("boot.lua", function()
       return read(errors)
     end
 
+    it("Linux that has printed nothing for 10 seconds, and told so #slow", function()
+      local path = image("vmlinux", images.pvh { code = "\xeb\xfe" }) -- jmp .
+      local pipe <close> = io.popen(("timeout -s INT 12 %s %s %s 2>&1 </dev/null"):format(
+        support.program(), script, path))
+      local line, rest = pipe:read("l", "a")
+      assert.equal("boot.lua: the kernel has printed nothing on its serial port for 10 s; where "
+        .. "the KVM emulates ring 0, Linux does not come up: see ckvm-lua --probe, and doc/kvms.md",
+        line)
+      contains("it was interrupted", rest)
+      assert.is_nil(rest:find "printed nothing")
+    end)
+
     it("a guest that spins, by Ctrl-C, with status 130", function()
       local errors = interrupt(image("spin", printing(".", "\xeb\xfe")))
       contains("it was interrupted", errors)

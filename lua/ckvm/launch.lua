@@ -129,7 +129,10 @@ function launch.new(options)
   local _ <close> = check.at_error(function() launch.close(self) end)
   check.blame(function()
     self.console = options.console or console.new()
-    self.write = function(bytes) self.console:write(bytes) end
+    self.write = function(bytes)
+      self.printed = true
+      self.console:write(bytes)
+    end
     self.ready = function() self.console:ready() end
     local is_bare <const> = self.format == "flat"
     local make = is_real(options, self.format) and guests.real or is_bare and guests.code
@@ -219,6 +222,26 @@ function launch.run(self, options)
       return "timeout", vcpu or self.machine.vcpus[1]
     end
   end
+end
+
+--- Calls a function, once, if the guest has printed nothing by then: while it runs, or when it runs
+-- again. Where it has ended before, nothing is called.
+-- @tparam table self the guest
+-- @tparam number seconds how many seconds from now on
+-- @tparam function handler what is called, without arguments
+-- @treturn watch as from `vm:after`
+-- @raise what `vm:after` raises
+-- @usage
+-- local con = require("ckvm.console").new { to = "/dev/null" }
+-- local guest <close> = require("ckvm.launch").new { image = "\xeb\xfe", console = con } -- jmp .
+-- guest:when_silent(0.2, function() print "nothing yet" end)
+-- guest:run { timeout = 0.5 }
+function launch.when_silent(self, seconds, handler)
+  check.argument("seconds", seconds, "number")
+  check.argument("handler", handler, "function")
+  return self.machine.vm:after(seconds, function()
+    if not self.printed then handler() end
+  end)
 end
 
 -- The end --------------------------------------------------------------------
