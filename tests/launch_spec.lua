@@ -201,8 +201,8 @@ describe("A guest that is launched", function()
   it("that has printed before is not silent, nor one that has ended", function()
     for _, code in ipairs { "\xe6\xe9\xeb\xfe", "\xf4" } do -- out %al, $0xe9; jmp . and hlt
       local guest <close> = new { image = code }
-      guest:when_silent(0.3, function() error "it is not" end)
-      guest:run { timeout = 0.6 }
+      guest:when_silent(1, function() error "it is not" end)
+      guest:run { timeout = 1.3 }
     end
   end)
 

@@ -445,9 +445,11 @@ describe("boot.lua", function()
 
     it("Linux that has printed nothing for 10 seconds, and told so #slow", function()
       local path = image("vmlinux", images.pvh { code = "\xeb\xfe" }) -- jmp .
-      local pipe <close> = io.popen(("timeout -s INT 12 %s %s %s 2>&1 </dev/null"):format(
-        support.program(), script, path))
-      local line, rest = pipe:read("l", "a")
+      local pipe <close> = io.popen(("exec timeout -k 5 60 sh -c 'echo $$; exec %s %s %s 2>&1' "
+        .. "</dev/null"):format(support.program(), script, path))
+      local pid, line = pipe:read("l", "l")
+      assert(os.execute("kill -INT " .. pid))
+      local rest = pipe:read("a")
       assert.equal("boot.lua: the kernel has printed nothing on its serial port for 10 s; where "
         .. "the KVM emulates ring 0, Linux does not come up: see ckvm-lua --probe, and doc/kvms.md",
         line)
