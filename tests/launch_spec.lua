@@ -192,10 +192,23 @@ describe("A guest that is launched", function()
     support.blames("seconds: number expected, got nil", guest.when_silent, guest)
     support.blames("handler: function expected, got nil", guest.when_silent, guest, 1)
     local count = 0
-    guest:when_silent(0.2, function() count = count + 1 end)
+    guest:when_silent(0.2, function()
+      count = count + 1
+      guest.machine.vcpus[1]:stop()
+    end)
     guest:when_silent(0.2, function() error "it is detached" end):close()
-    assert.equal("timeout", (guest:run { timeout = 0.6 }))
+    assert.equal("stopped", (guest:run(LIMITS)))
+    assert.equal("timeout", (guest:run { timeout = 0.3 }))
     assert.equal(1, count)
+  end)
+
+  it("is not awaited for a time that is none, nor once it is closed", function()
+    local guest <close> = new { image = "\xf4" }
+    for _, seconds in ipairs { -1, -math.huge, 0 / 0, math.mininteger } do
+      support.blames("is not a time from now on", guest.when_silent, guest, seconds, print)
+    end
+    guest:close()
+    support.blames("VM is closed", guest.when_silent, guest, 1, print)
   end)
 
   it("that has printed before is not silent, nor one that has ended", function()

@@ -239,9 +239,13 @@ end
 function launch.when_silent(self, seconds, handler)
   check.argument("seconds", seconds, "number")
   check.argument("handler", handler, "function")
-  return self.machine.vm:after(seconds, function()
-    if not self.printed then handler() end
+  local timer
+  check.blame(function()
+    timer = self.machine.vm:after(seconds, function()
+      if not self.printed then handler() end
+    end)
   end)
+  return timer
 end
 
 -- The end --------------------------------------------------------------------
