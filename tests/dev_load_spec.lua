@@ -3,6 +3,7 @@
 -- nothing. For a hundredth of 50,000 states, with a new seed, unless told.
 
 local ata = require "ckvm.dev.ata"
+local dev = require "ckvm.dev"
 local disk = require "ckvm.disk"
 local fw_cfg = require "ckvm.dev.fw_cfg"
 local i8042 = require "ckvm.dev.i8042"
@@ -255,4 +256,26 @@ describe("load of a device", function()
       blames("state: " .. message, device.load, device, state)
     end)
   end
+
+  it("looks at what it copies, whatever a metatable answers", function()
+    local device <const> = models.uart()
+    local saved <const> = device:save()
+    for _, state in ipairs {
+      setmetatable({}, { __index = saved }),
+      setmetatable(device:save(), { __pairs = function() return next, { rx = "" } end }),
+    } do
+      blames("state: ", device.load, device, state)
+      assert.same(saved, device:save())
+    end
+  end)
+
+  it("takes limits of numbers that are no integers", function()
+    local function load(level)
+      local state <const> = dev.restore({ level = level }, { level = 0.5 }, { level = { 0, 1 } })
+      return state.level
+    end
+    assert.equal(1.0, load(1.0))
+    blames("state: level: 1.5 is not between 0 and 1", load, 1.5)
+    blames("nan is not between 0 and 1", load, 0 / 0)
+  end)
 end)

@@ -64,16 +64,15 @@ local function beyond(value, first, last)
   local is_string <const> = type(value) == "string"
   local number <const> = is_string and #value or value
   if number >= first and number <= last then return nil end
-  local how <const> = is_string and "%d bytes are not between %d and %d"
-    or "%d is not between %d and %d"
-  return how:format(number, first, last)
+  return ("%s%s not between %d and %d"):format(number, is_string and " bytes are" or " is", first,
+    last)
 end
 
 --- Copies a state that a model's `load` was given, and blames who called that where it is not of
 -- the model: it may come from a file that anybody has written.
 -- @tparam table state what `save` has returned
 -- @tparam table like a state of the model: the same keys, and values of the same types
--- @tparam[opt] table limits by key, `{ first, last }`: what an integer may be, and how many bytes a
+-- @tparam[opt] table limits by key, `{ first, last }`: what a number may be, and how many bytes a
 -- string may have; what is left out may be anything
 -- @treturn table a copy of `state`
 -- @raise only for misuse: a string that names the key
@@ -84,20 +83,20 @@ function dev.restore(state, like, limits)
   if type(state) ~= "table" then
     error(("state: table expected, got %s"):format(type_of(state)), 3)
   end
-  for key in pairs(state) do
+  local copy <const> = dev.copy(state) -- first: a metatable's answers may change
+  for key in pairs(copy) do
     if like[key] == nil then error(("state: unknown key '%s'"):format(tostring(key)), 3) end
   end
   for key, value in pairs(like) do
-    if type_of(state[key]) ~= type_of(value) then
-      error(("state: %s: %s expected, got %s"):format(key, type_of(value),
-        type_of(state[key])), 3)
+    if type_of(copy[key]) ~= type_of(value) then
+      error(("state: %s: %s expected, got %s"):format(key, type_of(value), type_of(copy[key])), 3)
     end
   end
   for key, limit in pairs(limits or {}) do
-    local wrong <const> = beyond(state[key], limit[1], limit[2])
+    local wrong <const> = beyond(copy[key], limit[1], limit[2])
     if wrong then error(("state: %s: %s"):format(key, wrong), 3) end
   end
-  return dev.copy(state)
+  return copy
 end
 
 --- Reads registers of a byte each. A wider access is one byte after the other, as the ISA bus does
