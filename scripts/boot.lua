@@ -240,8 +240,9 @@ end
 
 -- Running and the end --------------------------------------------------------
 
+-- At the end of a line: what another vCPU raises may follow, and a file's name may have it, too.
 local function is_interrupt(err)
-  return type(err) == "string" and err:find("interrupted!", 1, true) ~= nil
+  return type(err) == "string" and err:find "interrupted!%f[\0\n]" ~= nil
 end
 
 local POSITION <const> = "^[^\n]-%.lua:%d+: "

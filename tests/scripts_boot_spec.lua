@@ -360,8 +360,8 @@ describe("boot.lua", function()
       expect(0, "", "boot.lua: hlt at rip 0x7c01 after 1 exit\n", "--format", "flat", code)
     end)
 
-    it("an image whose name looks like a line of code", function()
-      for _, name in ipairs { "img:5", "img:5: 6", "a.lua:5" } do
+    it("an image whose name looks like a line of code, or an interrupt", function()
+      for _, name in ipairs { "img:5", "img:5: 6", "a.lua:5", "interrupted!" } do
         local path = image(name, images.patch(images.elf { code = "\xf4" }, 18, "<I2", 0x28))
         refuses(1, path .. ": e_machine 0x28 is not 0x3e, that of 64-bit x86", path)
         path = image(name, ("\xf4"):rep(0xa0000))
