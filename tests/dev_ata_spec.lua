@@ -445,7 +445,7 @@ describe("ckvm.dev.ata", function()
       end
       if device:save().direction ~= "" then moved = moved + 1 end
     end
-    for i = 1, support.times(200000) do
+    for i = 1, math.max(support.times(200000), 2000) do -- of 200, none may be a good write
       local done, message = pcall(access)
       if not done then error(("access %d of CKVM_SEED=%d: %s"):format(i, seed, message)) end
     end
