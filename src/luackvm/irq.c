@@ -251,6 +251,29 @@ static uint32_t guess_type(lua_State *L, int entry)
 	return 0;
 }
 
+/* Raises for a type that is none; what was given is on top. */
+static int fail_type(lua_State *L, lua_Integer number)
+{
+	luaL_Buffer names;
+
+	if (lua_isnil(L, -1))
+		return luaL_error(L,
+				  "set_gsi_routing: route %I: 'irqchip' and "
+				  "'pin', or 'address_lo' and 'data', or "
+				  "another type's name, are needed",
+				  number);
+	luaL_tolstring(L, -1, NULL);
+	luaL_buffinit(L, &names);
+	for (uint32_t i = 1; i < ARRAY_SIZE(routes); i++) {
+		luaL_addstring(&names, i > 1 ? ", " : "");
+		luaL_addstring(&names, routes[i]->name);
+	}
+	luaL_pushresult(&names);
+	return luaL_error(L,
+			  "set_gsi_routing: route %I: no type '%s'; known: %s",
+			  number, lua_tostring(L, -2), lua_tostring(L, -1));
+}
+
 /* By name or number; the entry's table is at index. */
 static uint32_t read_type(lua_State *L, int entry, lua_Integer number)
 {
@@ -266,17 +289,8 @@ static uint32_t read_type(lua_State *L, int entry, lua_Integer number)
 			if (luackvm_is(L, -1, routes[i]->name))
 				type = i;
 	}
-	if (!type && lua_isnil(L, -1))
-		luaL_error(L,
-			   "set_gsi_routing: route %I: 'irqchip' and 'pin', or "
-			   "'address_lo' and 'data', or another type's name, "
-			   "are needed",
-			   number);
 	if (!type)
-		luaL_error(L,
-			   "set_gsi_routing: route %I: no type '%s'; known: "
-			   "irqchip, msi, s390_adapter, hv_sint, xen_evtchn",
-			   number, luaL_tolstring(L, -1, NULL));
+		fail_type(L, number);
 	lua_pop(L, 1);
 	return (uint32_t)type;
 }
