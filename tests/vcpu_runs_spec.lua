@@ -2,9 +2,11 @@
 -- that registers cost.
 
 local ckvm = require "ckvm"
+local registers = require "registers"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
+local BAD_CR4 <const> = registers.BAD_CR4
 
 local HERE <const> = debug.getinfo(1, "S").source:match("^@(.*)/") or "."
 
@@ -12,18 +14,15 @@ local OUT_HLT <const> = "\xe6\x10\xf4" -- out %al, $0x10; hlt
 local IN_HLT <const> = "\xe4\x10\xf4" -- in $0x10, %al; hlt
 -- mov $100, %cx; again: out %al, $0x10; dec %cx; jnz again; hlt
 local HUNDRED_OUTS <const> = "\xb9\x64\x00\xe6\x10\x49\x75\xfb\xf4"
-local BAD_CR4 <const> = 1 << 63 -- no CR4 has this bit
 
--- What holds for registers with the page that is shared with the kernel, and without.
-for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = false } } } do
+for _, mode in ipairs(registers.MODES) do
   local name, open = mode[1], mode[2]
 
   describe("Registers " .. name .. ":", function()
     local kvm, vm, vcpu
 
     local function guest(code, regs)
-      support.need_kvm()
-      kvm, vm, vcpu = support.real_mode(code, { open = open, regs = regs })
+      kvm, vm, vcpu = registers.guest(open, code, regs)
       return vcpu, vm
     end
 

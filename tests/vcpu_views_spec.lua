@@ -1,31 +1,25 @@
 -- The live views of a vCPU's registers: regs, sregs and events, and what the kernel refuses of
 -- them.
 
+local registers = require "registers"
 local support = require "support"
 
 local contains, error_of = support.contains, support.error_of
+local REGS <const>, SEGMENTS <const> = registers.REGS, registers.SEGMENTS
+local BAD_CR4 <const> = registers.BAD_CR4
 
 local HLT <const> = "\xf4"
 local OUT_HLT <const> = "\xe6\x10\xf4" -- out %al, $0x10; hlt
 local IN_HLT <const> = "\xe4\x10\xf4" -- in $0x10, %al; hlt
 
-local REGS <const> = {
-  "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12", "r13",
-  "r14", "r15", "rip", "rflags",
-}
-local SEGMENTS <const> = { "cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt" }
-local BAD_CR4 <const> = 1 << 63 -- no CR4 has this bit
-
--- What holds for registers with the page that is shared with the kernel, and without.
-for _, mode in ipairs { { "with sync regs", {} }, { "without", { sync_regs = false } } } do
+for _, mode in ipairs(registers.MODES) do
   local name, open = mode[1], mode[2]
 
   describe("Registers " .. name .. ":", function()
     local kvm, vm, vcpu
 
     local function guest(code, regs)
-      support.need_kvm()
-      kvm, vm, vcpu = support.real_mode(code, { open = open, regs = regs })
+      kvm, vm, vcpu = registers.guest(open, code, regs)
       return vcpu, vm
     end
 
